@@ -1,0 +1,1 @@
+"""Where profiles go: one file, one destination."""

@@ -1,0 +1,96 @@
+"""The calls being measured right now, by thread: written by probes, read by the sampler."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+    from typing import Any
+
+    from autoprof.gate import Gate
+
+
+class Flight:
+    """One call that is being measured; the `p` of the prologue.
+
+    Attributes:
+        code: the code to run, held so that it can't die between `begin` and the making of the inner function.
+        function: the inner function of a generator-like call, put here by the prologue.
+        caller: the frame that made the call; tells the sampler where this call's own stack ends.
+        generation: of the process (forks count up): a child does not finish its parent's measurements.
+        living: the generator-like object, as a weak reference.
+    """
+
+    __slots__ = (
+        "caller",
+        "code",
+        "done",
+        "entered_ns",
+        "function",
+        "gate",
+        "generation",
+        "ident",
+        "limit_ns",
+        "living",
+        "probes",
+        "samples",
+        "started_ns",
+        "states",
+        "watches",
+    )
+
+    code: CodeType
+    function: Any
+    gate: Gate
+    caller: FrameType | None
+    probes: tuple[Any, ...]
+    states: Any
+    ident: int
+    generation: int
+    entered_ns: int
+    started_ns: int
+    limit_ns: int
+    samples: int
+    living: Any
+    watches: Any
+    done: bool
+
+
+in_flight: dict[int, list[Flight]] = {}
+"""Thread ident → its open calls, outermost first. Only the thread itself writes its list."""
+
+afloat: dict[int, Flight] = {}
+"""id of the flight → coroutines, generators and async generators between their call and their end."""
+
+generation = 0
+
+
+def push(flight: Flight) -> None:
+    """Make a call visible to the sampler."""
+    stack = in_flight.get(flight.ident)
+    if stack is None:
+        in_flight[flight.ident] = [flight]
+    else:
+        stack.append(flight)
+
+
+def drop(flight: Flight) -> None:
+    """Take a call out again; calls end out of order under greenlets, so the top is only the usual place."""
+    stack = in_flight.get(flight.ident)
+    if stack is None:
+        return
+    if stack[-1] is flight:
+        if len(stack) == 1:
+            del in_flight[flight.ident]
+        else:
+            del stack[-1]
+    elif flight in stack:
+        stack.remove(flight)
+
+
+def forget_all() -> None:
+    """Start clean in a forked child: the parent's calls are the parent's."""
+    global generation
+    generation += 1
+    in_flight.clear()
+    afloat.clear()

@@ -1,0 +1,271 @@
+"""Carries what probes and sampler have counted to the store, about once a second, on one background thread."""
+
+from __future__ import annotations
+
+from _thread import allocate_lock, get_ident, start_new_thread
+from time import sleep
+
+from autoprof import clock, guard
+from autoprof import probe as probes
+from autoprof.errors import StoreError
+from autoprof.sampler import recorder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from autoprof.probe import Probe
+
+PERIOD_S = 0.5
+RETRY_S = 5.0
+STACKS_HELD = 20_000
+
+Counts = tuple[int, int, int, int, int, int, int, dict[str, int]]
+
+
+class Flusher:
+    """The background writer of one process.
+
+    Attributes:
+        active: probes that have had a call; the others have nothing to tell.
+        unsent: what could not be written yet; bounded, `dropped` counts the rest.
+        last_error: why writing fails at the moment; None when it works.
+    """
+
+    def __init__(self, make_writer: Callable[[], Any]) -> None:
+        self._make_writer = make_writer
+        self.dropped = 0
+        self.last_error: str | None = None
+        self.active: dict[Probe, Counts] = {}
+        self.artefacts: list[Any] = []
+        self.on_window: Callable[[Probe, int, float], None] = _nobody
+        self._unsent_probes: list[Any] = []
+        self._unsent_stacks: dict[Any, tuple[int, int]] = {}
+        self._sampled: dict[Probe, int] = {}
+        self._writer: Any = None
+        self._wake = allocate_lock()
+        self._wake.acquire()
+        self._busy = allocate_lock()
+        self._running = False
+        self._stopping = False
+        self._retry_ns = 0
+        self._window_ns = 0
+        self.busy_ns = 0
+        self._dropped_sent = 0
+        self._overhead_sent_ns = 0
+
+    def start(self) -> None:
+        """Start the thread, once; never raises (at interpreter shutdown there are no new threads)."""
+        if self._running or self._stopping:
+            return
+        self._running = True
+        try:
+            start_new_thread(self._run, ())
+        except RuntimeError:
+            self._running = False
+
+    def poke(self) -> None:
+        """Make the thread look at its clock now."""
+        try:
+            self._wake.release()
+        except RuntimeError:
+            pass
+
+    def watch(self, probe: Probe) -> None:
+        """Count a probe's numbers from now on."""
+        if probe not in self.active:
+            self.active[probe] = (0, 0, 0, 0, 0, 0, 0, {})
+
+    def _run(self) -> None:
+        ident = get_ident()
+        guard.suppressed.add(ident)
+        try:
+            while not self._stopping:
+                self._wake.acquire(True, self._pause_s())
+                if self._stopping:
+                    break
+                self._reopen()
+                self.flush()
+        except BaseException as error:
+            guard.internal_errors["flusher"] = guard.internal_errors.get("flusher", 0) + 1
+            self.last_error = f"{type(error).__name__}: {error}"
+        finally:
+            self._running = False
+            guard.suppressed.discard(ident)
+
+    def _pause_s(self) -> float:
+        pause_s = PERIOD_S
+        if probes.reopen:
+            now_ns = clock.monotonic_ns()
+            due_ns = min(each.closed_until_ns for each in list(probes.reopen))
+            pause_s = min(pause_s, max((due_ns - now_ns) / 1e9, 0.001))
+        return pause_s
+
+    def _reopen(self) -> None:
+        """Open the gates whose `every` is over."""
+        now_ns = clock.monotonic_ns()
+        for each in list(probes.reopen):
+            if each.closed_until_ns <= now_ns:
+                probes.reopen.remove(each)
+                each.closed_until_ns = 0
+                for gate in each.gates:
+                    probes.retune(gate)
+
+    def flush(self) -> None:
+        """Collect and write; failures are kept for later, told once."""
+        if not self._busy.acquire(True, 2.0):
+            return
+        began_ns = clock.monotonic_ns()
+        try:
+            self._collect(began_ns)
+            if (self._unsent_probes or self._unsent_stacks or self.artefacts) and began_ns >= self._retry_ns:
+                self._write()
+        except Exception as error:
+            guard.report("flusher", error)
+        finally:
+            self.busy_ns += clock.monotonic_ns() - began_ns
+            self._busy.release()
+
+    def _collect(self, now_ns: int) -> None:
+        for (probe, stack), (samples, weight_ns) in recorder.drain().items():
+            key = (probe, stack)
+            held = self._unsent_stacks.get(key)
+            if held is not None:
+                self._unsent_stacks[key] = (held[0] + samples, held[1] + weight_ns)
+            elif len(self._unsent_stacks) < STACKS_HELD:
+                self._unsent_stacks[key] = (samples, weight_ns)
+            else:
+                self.dropped += samples
+        self.dropped += recorder.dropped
+        recorder.dropped = 0
+        for probe, before in list(self.active.items()):
+            self._collect_probe(probe, before)
+        if now_ns - self._window_ns >= 1_000_000_000:
+            self._send_windows(now_ns)
+
+    def _collect_probe(self, probe: Probe, before: Counts) -> None:
+        now: Counts = (
+            max(probe.calls, before[0]),
+            probe.profiled,
+            probe.discarded,
+            probe.slow,
+            probe.samples,
+            probe.total_ns,
+            probe.overhead_ns,
+            dict(probe.skipped),
+        )
+        durations = probe.take_durations()
+        if now == before and not durations:
+            return
+        from autoprof.store import ProbeDelta
+
+        self.active[probe] = now
+        skipped = {reason: count - before[7].get(reason, 0) for reason, count in now[7].items()}
+        delta = ProbeDelta(
+            probe.target,
+            probe.rule,
+            probe.policy,
+            probe.strategy_name,
+            calls=now[0] - before[0],
+            profiled=now[1] - before[1],
+            discarded=now[2] - before[2],
+            slow=now[3] - before[3],
+            samples=now[4] - before[4],
+            total_ns=now[5] - before[5],
+            overhead_ns=now[6] - before[6],
+            skipped={reason: count for reason, count in skipped.items() if count},
+            durations=durations,
+            max_ns=probe.max_ns,
+        )
+        self._unsent_probes.append(delta)
+        if len(self._unsent_probes) > 2 * len(self.active) + 100:
+            self._unsent_probes = merged(self._unsent_probes)
+
+    def _send_windows(self, now_ns: int) -> None:
+        window_s = (now_ns - self._window_ns) / 1e9 if self._window_ns else PERIOD_S
+        self._window_ns = now_ns
+        for probe in list(self.active):
+            new = probe.samples - self._sampled.get(probe, 0)
+            if new:
+                self._sampled[probe] = probe.samples
+                self.on_window(probe, new, window_s)
+
+    def _write(self) -> None:
+        from autoprof.store import StackDelta
+
+        stacks = [
+            StackDelta(probe.target, probe.rule, probe.policy, probe.strategy_name, stack, samples, weight_ns)
+            for (probe, stack), (samples, weight_ns) in self._unsent_stacks.items()
+        ]
+        artefacts = list(self.artefacts)
+        dropped, overhead_ns = self.dropped, recorder.busy_ns + self.busy_ns
+        overhead_ns += sum(counts[6] for counts in self.active.values())
+        try:
+            if self._writer is None:
+                self._writer = self._make_writer()
+            self._writer.write(
+                self._unsent_probes,
+                stacks,
+                artefacts,
+                dropped=dropped - self._dropped_sent,
+                overhead_ns=overhead_ns - self._overhead_sent_ns,
+                now_ns=clock.wall_ns(),
+            )
+        except (StoreError, OSError) as error:
+            self._retry_ns = clock.monotonic_ns() + int(RETRY_S * 1e9)
+            if self.last_error is None:
+                guard.warn(f"measurements stay in memory for now: {error}")
+            self.last_error = str(error)
+            return
+        self.last_error = None
+        self._dropped_sent, self._overhead_sent_ns = dropped, overhead_ns
+        self._unsent_probes = []
+        self._unsent_stacks = {}
+        del self.artefacts[: len(artefacts)]
+        for notice in self._writer.take_notices():
+            guard.warn(notice)
+
+    def close(self) -> None:
+        """Write what is left and end the thread; waits at most 2 s."""
+        self._stopping = True
+        self.poke()
+        for _ in range(200):
+            if not self._running:
+                break
+            sleep(0.01)
+        self._window_ns = 0
+        self._retry_ns = 0
+        self.flush()
+        if self._writer is not None:
+            try:
+                self._writer.close(clock.wall_ns())
+            except Exception as error:
+                guard.report("store", error)
+        self._writer = None
+
+
+def merged(deltas: list[Any]) -> list[Any]:
+    """Add up deltas of the same probe, so that a store that can't be written costs bounded memory."""
+    out: dict[tuple[str, ...], Any] = {}
+    for each in deltas:
+        key = (each.target, each.rule, each.policy, each.strategy)
+        first = out.get(key)
+        if first is None:
+            out[key] = each
+            continue
+        for name in ("calls", "profiled", "discarded", "slow", "samples", "total_ns", "overhead_ns"):
+            setattr(first, name, getattr(first, name) + getattr(each, name))
+        first.max_ns = max(first.max_ns, each.max_ns)
+        for name in ("skipped", "durations"):
+            both = dict(getattr(first, name))
+            for index, count in getattr(each, name).items():
+                both[index] = both.get(index, 0) + count
+            setattr(first, name, both)
+    return list(out.values())
+
+
+def _nobody(probe: Probe, samples: int, window_s: float) -> None:
+    """Stand in until the session sends `sample`."""
+
+

@@ -1,0 +1,176 @@
+"""The countdown gate: decides per call whether the call is profiled, without a call, a branch or a random number.
+
+The prologue of a spliced function advances `ticks`, an `itertools.repeat`; exhausted means open. The gap to the next
+open call is drawn from the geometric distribution, so every call is an independent Bernoulli trial, and
+`operator.length_hint` of the iterator gives the exact number of calls at no cost.
+
+Atomicity: under the GIL, CPython switches threads only at calls, function starts and backward jumps. Every group of
+assignments below that must be seen as one is written without any of these in between.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from _random import Random
+from itertools import repeat
+from math import log, log1p
+from operator import length_hint
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import CodeType
+    from typing import Any
+    from weakref import ref
+
+FOREVER = 1 << 62
+EXHAUSTED: Iterator[bool] = repeat(True, 0)
+_random = Random(int.from_bytes(os.urandom(16), "little"))
+
+
+def reseed() -> None:
+    """Draw new randomness: a forked child must not sample the same calls as its parent."""
+    _random.seed(int.from_bytes(os.urandom(16), "little"))
+
+
+def draw_gap(scale: float | None) -> int:
+    """Return how many calls stay unsampled before the next sampled one.
+
+    Args:
+        scale: 1 / log(1 - rate) as given by `gap_scale`; None never samples.
+    """
+    if scale is None:
+        return FOREVER
+    if not scale:
+        return 0
+    gap = log(1.0 - _random.random()) * scale
+    return int(gap) if gap < FOREVER else FOREVER
+
+
+def gap_scale(rate: float) -> float | None:
+    """Return the scale of the geometric distribution for a rate: 0.0 for always, None for never."""
+    if rate >= 1.0:
+        return 0.0
+    if rate <= 0.0:
+        return None
+    return 1.0 / log1p(-rate)
+
+
+class _Endless:
+    """Pickles as an endless iterator of the standard library."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return repeat, (None,)
+
+
+class Gate:
+    """One gate in front of one code object.
+
+    Attributes:
+        ticks: the countdown the prologue reads; exhausted = open.
+        size: how many ticks `ticks` started with.
+        used: calls that were counted before `ticks` was put in place.
+        scale: of the gap distribution, see `gap_scale`.
+        code: weak reference to the spliced code (a strong one would be a cycle that the GC can't see).
+        original: the code before splicing.
+        owner: weak reference to the function that runs the code, once known; None for closures.
+        begin, finish, unwind, caught: what the prologue calls; see `rewrite.splice`.
+        probes: the probes behind the gate, outermost first.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "begin",
+        "caught",
+        "code",
+        "finish",
+        "generator_like",
+        "original",
+        "owner",
+        "probes",
+        "scale",
+        "site",
+        "size",
+        "ticks",
+        "unwind",
+        "used",
+    )
+
+    caught: tuple[type[BaseException], ...]
+    owner: ref[Any] | None
+
+    def __init__(
+        self,
+        begin: Callable[[Gate], Any],
+        finish: Callable[[Any, Any], Any],
+        unwind: Callable[[Any, BaseException], Any],
+    ) -> None:
+        self.ticks: Iterator[bool] = EXHAUSTED
+        self.size = 0
+        self.used = 0
+        self.scale: float | None = None
+        self.code: Callable[[], CodeType | None] | None = None
+        self.original: CodeType | None = None
+        self.owner = None
+        self.begin = begin
+        self.finish = finish
+        self.unwind = unwind
+        self.caught = (RecursionError, MemoryError)
+        self.probes: tuple[Any, ...] = ()
+        self.generator_like = False
+        self.site: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A function that travels (cloudpickle, dill) must run where autoprof is not installed: a partial carries the
+        # endless ticks as an attribute.
+        return functools.partial, (int,), (int, (), {}, {"ticks": _Endless()})
+
+    @property
+    def calls(self) -> int:
+        """The number of calls so far, exact once no thread is between a swap and its fold."""
+        used = self.used
+        size = self.size
+        ticks = self.ticks
+        return used + size - length_hint(ticks)
+
+    def arm(self, inner: int) -> bool:
+        """Start the next countdown; the last thing `begin` does, so that the inner call finds its tick.
+
+        Args:
+            inner: ticks to add for the inner call: 1 when the call is measured, 0 when the body runs in place.
+
+        Returns:
+            False when somebody else (another thread, a closing) has put ticks in place first; this call then took
+            one of them.
+        """
+        size = draw_gap(self.scale) + inner
+        fresh = repeat(True, size)
+        while True:
+            ticks = self.ticks
+            if next(ticks, False):
+                return False
+            if self.ticks is ticks:
+                break
+        self.used += self.size + (1 - inner)
+        self.size = size
+        self.ticks = fresh
+        return True
+
+    def swap(self, ticks: Iterator[bool], size: int) -> None:
+        """Replace the countdown from outside a call and fold the ticks used so far into `used`."""
+        old, old_size = self.ticks, self.size
+        self.size = size
+        self.ticks = ticks
+        consumed = old_size - length_hint(old)
+        self.used += consumed
+
+    def close(self) -> None:
+        """Let every call through unmeasured; calls stay counted."""
+        self.swap(repeat(True, FOREVER), FOREVER)
+
+    def retune(self, rate: float) -> None:
+        """Sample each call with another probability from now on."""
+        self.scale = gap_scale(rate)
+        gap = draw_gap(self.scale)
+        self.swap(repeat(True, gap), gap)

@@ -1,0 +1,67 @@
+"""Never break the host: internal failures are counted, logged once, and swallowed; and never profile ourselves."""
+
+from __future__ import annotations
+
+import os
+import sys
+from _thread import get_ident
+
+internal_errors: dict[str, int] = {}
+"""Failures of ours by the place they happened at, for `status` and `doctor`."""
+
+suppressed: set[int] = set()
+"""Threads (by ident) that are inside autoprof or a receiver: nothing is measured there."""
+
+listeners: list[object] = []
+"""Called as `listener(where, error)` after a failure was counted (the session sends `internal_error`)."""
+
+_logged: set[str] = set()
+
+
+def strict() -> bool:
+    """Tell whether internal failures are raised in the caller (AUTOPROF_STRICT)."""
+    return os.environ.get("AUTOPROF_STRICT", "").strip().lower() in ("1", "true", "yes", "on")
+
+
+def report(where: str, error: BaseException) -> None:
+    """Count a failure of ours; log it once per place; raise it only under AUTOPROF_STRICT.
+
+    Never raises otherwise, not even when logging is broken or memory is short.
+    """
+    try:
+        internal_errors[where] = internal_errors.get(where, 0) + 1
+        if where not in _logged:
+            _logged.add(where)
+            warn(f"internal error in {where}: {type(error).__name__}: {error}; autoprof goes on without it")
+        for listener in listeners:
+            listener(where, error)  # type: ignore[operator]
+    except Exception:
+        internal_errors["guard"] = internal_errors.get("guard", 0) + 1
+    if strict():
+        raise error
+
+
+def warn(message: str) -> None:
+    """Log one WARNING on the `autoprof` logger, unmeasured; swallow what a handler raises."""
+    _log(30, message)
+
+
+def inform(message: str) -> None:
+    """Log one INFO line on the `autoprof` logger, only if the application has loaded logging."""
+    if "logging" in sys.modules:
+        _log(20, message)
+
+
+def _log(level: int, message: str) -> None:
+    ident = get_ident()
+    entered = ident not in suppressed
+    suppressed.add(ident)
+    try:
+        import logging
+
+        logging.getLogger("autoprof").log(level, "%s", message)
+    except Exception:
+        internal_errors["log"] = internal_errors.get("log", 0) + 1
+    finally:
+        if entered:
+            suppressed.discard(ident)

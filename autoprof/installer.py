@@ -1,0 +1,230 @@
+"""Give functions their probes: decide by the policy, make gates, splice or decorate."""
+
+from __future__ import annotations
+
+import weakref
+from types import CodeType, FunctionType
+
+from autoprof import guard
+from autoprof import probe as probes
+from autoprof.gate import Gate
+from autoprof.probe import Probe
+from autoprof.rewrite import backend as backends
+from autoprof.rewrite.splice import CO_GENERATOR_LIKE, Unspliceable, splice
+from autoprof.rewrite.tree import rewrite_tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from autoprof.policy import Decision, Grant, Policy
+    from autoprof.rewrite.backend import Backend
+
+BUILT_KINDS = frozenset(("profile", "profile_production", "flame_graph"))
+BUILT_STRATEGIES = frozenset(("sample", "flame_graph"))
+DECORATOR = "decorator"
+
+
+def gate_of(code: CodeType) -> Gate | None:
+    """Return the gate in front of a code object; None when there is none."""
+    for const in reversed(code.co_consts):
+        if type(const) is Gate:
+            return const
+    return None
+
+
+class Installer:
+    """Makes probes and gates for one policy.
+
+    Attributes:
+        backend: how functions are rewritten, and why.
+        probes: (target, kind) → probe, in the order of installation.
+        matched_rules: indexes of the rules that matched a function so far.
+        blocked: targets whose decorators a `policy: none` switches off.
+        on_installed: called with each new probe.
+    """
+
+    def __init__(self, policy: Policy | None, backend: Backend, strategy: Callable[[str], Any]) -> None:
+        self.policy = policy
+        self.chosen = backend
+        self.backend = backend.name
+        self.probes: dict[tuple[str, str], Probe] = {}
+        self.matched_rules: set[int] = set()
+        self.blocked: set[str] = set()
+        self.on_installed: Callable[[Probe], None] = _nothing
+        self._strategy = strategy
+        self._wrapped: dict[tuple[str, int], Gate] = {}
+
+    def covers(self, module: str) -> bool:
+        """Tell whether a rule may name a function of this module."""
+        return self.policy is not None and self.policy.covers(module)
+
+    def rewrite_code(self, code: CodeType, module: str, aliases: tuple[str, ...] = ()) -> CodeType:
+        """Return a module's code with the chosen functions spliced; called before it is executed."""
+        if self.policy is None:
+            return code
+        decide = self.policy.decide
+
+        def one(inner: CodeType, original: CodeType, qualname: str) -> CodeType | None:
+            return self.splice_granted(inner, original, decide(module, qualname, aliases), module, qualname)
+
+        return rewrite_tree(code, one)
+
+    def splice_granted(
+        self, code: CodeType, original: CodeType, decision: Decision, module: str, qualname: str
+    ) -> CodeType | None:
+        """Return the function's code with a gate for what the decision grants; None when nothing is."""
+        granted = self.probes_for(decision)
+        if not granted:
+            return None
+        gate = self.new_gate(original, module, qualname)
+        try:
+            spliced = splice(code, gate)
+        except Unspliceable as problem:
+            for each in granted:
+                each.state, each.reason = "failed", f"can't be rewritten: {problem}"
+            return None
+        gate.code = weakref.ref(spliced)
+        for each in granted:
+            each.add(gate)
+        return spliced
+
+    def new_gate(self, code: CodeType | None, module: str, qualname: str) -> Gate:
+        gate = Gate(probes.first, probes.finish, probes.unwind)
+        gate.original = code
+        gate.site = (module, qualname)
+        gate.generator_like = bool(code is not None and code.co_flags & CO_GENERATOR_LIKE)
+        return gate
+
+    def probes_for(self, decision: Decision) -> list[Probe]:
+        """Return the probes a decision grants that can measure; the others are only listed."""
+        if decision.none:
+            self.blocked.add(decision.target)
+        return [
+            each
+            for grant in decision.grants
+            if (each := self._probe(decision.target, grant)) is not None and each.state == "installed"
+        ]
+
+    def _probe(self, target: str, grant: Grant) -> Probe | None:
+        self.matched_rules.add(grant.rule.index)
+        known = self.probes.get((target, grant.kind))
+        return known or self.new_probe(target, grant.rule.label, grant.kind, grant.options)
+
+    def new_probe(self, target: str, rule: str, kind: str, options: dict[str, Any]) -> Probe:
+        """Make and list a probe; one that can't measure yet is listed as disabled with the reason."""
+        name = "flame_graph" if kind == "flame_graph" else str(options.get("strategy") or "sample")
+        built = kind in BUILT_KINDS and name in BUILT_STRATEGIES
+        made = Probe(target, rule, kind, self._strategy(name) if built else None, options)
+        if not built:
+            what = f"policy {kind}" if kind not in BUILT_KINDS else f"strategy {name}"
+            made.state, made.reason = "disabled", f"{what} is not active in this version"
+        elif options.get("enabled") is False:
+            made.state, made.reason = "disabled", "enabled: false"
+        self.probes[target, kind] = made
+        if made.state == "installed":
+            self.on_installed(made)
+        return made
+
+    def rewrite_source(
+        self, source: bytes | str, path: str, module: str, aliases: tuple[str, ...] = ()
+    ) -> tuple[CodeType, Callable[[str, int], Any]] | None:
+        """Return a module's code with the hook on the chosen functions, and the hook; None when none is chosen."""
+        from autoprof.rewrite.decorate import decorate_source
+
+        policy = self.policy
+        if policy is None:
+            return None
+        granted: dict[tuple[str, int], list[Probe]] = {}
+
+        def wanted(qualname: str, line: int) -> bool:
+            found = self.probes_for(policy.decide(module, qualname, aliases))
+            if found:
+                granted[qualname, line] = found
+            return bool(found)
+
+        code = decorate_source(source, path, wanted)
+        if not granted:
+            return None
+
+        def hook(qualname: str, line: int) -> Callable[[Any], Any]:
+            return lambda function: self._wrap_site(function, module, qualname, line, granted[qualname, line])
+
+        return code, hook
+
+    def _wrap_site(self, function: Any, module: str, qualname: str, line: int, granted: Sequence[Probe]) -> Any:
+        """Wrap one function; every closure made at the same place shares the gate."""
+        from autoprof.rewrite.decorate import wrap
+
+        try:
+            gate = self._wrapped.get((f"{module}:{qualname}", line))
+            if gate is None:
+                gate = self.new_gate(None, module, qualname)
+                gate.code = _NO_CODE
+                for each in granted:
+                    each.add(gate)
+                self._wrapped[f"{module}:{qualname}", line] = gate
+            return wrap(function, gate)
+        except Exception as error:
+            guard.report("decorate", error)
+            return function
+
+    def decorate(self, function: Any, kind: str, options: dict[str, Any]) -> Any:
+        """Be the decorator in the code: probe the function, return the same object where it can be spliced."""
+        inner = plain_function(function)
+        target = f"{inner.__module__}:{inner.__qualname__}"
+        decision = self.policy.decide(inner.__module__, inner.__qualname__) if self.policy else None
+        if decision is not None and (decision.none or any(each.kind == kind for each in decision.grants)):
+            if decision.none and not any(each.kind == kind for each in decision.grants):
+                return function
+            if self.probes.get((target, kind)) is not None:
+                return function
+        made = self.probes.get((target, kind)) or self.new_probe(target, DECORATOR, kind, options)
+        if made.state != "installed":
+            return function
+        if self.backend == backends.SPLICE and isinstance(inner, FunctionType):
+            from autoprof import live
+
+            live.splice_function(self, inner, [made])
+            return function
+        return self._wrap_site(function, inner.__module__, inner.__qualname__, -1, [made])
+
+    def all_gates(self) -> list[Gate]:
+        """Return every gate that a probe of this installer stands behind."""
+        seen: dict[int, Gate] = {}
+        for each in list(self.probes.values()):
+            for gate in each.gates:
+                seen[id(gate)] = gate
+        return list(seen.values())
+
+
+def _NO_CODE() -> str:
+    """Stand in for the code of a wrapped function: `begin` only asks whether there is one."""
+    return "wrapped"
+
+
+def _nothing(made: Probe) -> None:
+    """Stand in for the session's listener."""
+
+
+def plain_function(function: Any) -> Any:
+    """Return the function behind a static, class, property, cached-property, partial or wrapper object.
+
+    Raises:
+        TypeError: there is none (a class, a builtin, not a function); names it.
+    """
+    found = function
+    for _ in range(16):
+        if isinstance(found, FunctionType):
+            return found
+        for name in ("__func__", "fget", "func", "__wrapped__"):
+            inner = getattr(found, name, None)
+            if inner is not None and not isinstance(found, type):
+                found = inner
+                break
+        else:
+            break
+    name = getattr(function, "__qualname__", None) or repr(function)
+    what = "a class" if isinstance(function, type) else f"a {type(function).__name__}"
+    raise TypeError(f"autoprof can decorate Python functions and methods only, and {name} is {what}")

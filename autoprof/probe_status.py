@@ -1,0 +1,62 @@
+"""What `autoprof.status()` returns."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
+
+    from autoprof.probe import Probe
+
+    class _Fields(NamedTuple):
+        target: str
+        rule: str
+        policy: str
+        strategy: str
+        state: str
+        reason: str
+        calls: int
+        profiled: int
+        skipped: int
+        discarded: int
+        overhead_ns: int
+        gate_ns: int
+
+else:
+    _Fields = namedtuple(
+        "_Fields", "target rule policy strategy state reason calls profiled skipped discarded overhead_ns gate_ns"
+    )
+
+GATE_NS = 10
+"""What a closed gate costs a call; measured by the benchmarks, an estimate here."""
+
+
+class ProbeStatus(_Fields):
+    """One probe: its state, why, and its numbers.
+
+    `state` is waiting, installed, paused, shed, disabled, failed or removed; `overhead_ns` is what its opened gates
+    have cost, `gate_ns` an estimate of what its closed ones have.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, probe: Probe) -> ProbeStatus:
+        """Return the state of a probe now."""
+        calls = probe.calls
+        return cls(
+            probe.target,
+            probe.rule,
+            probe.policy,
+            probe.strategy_name,
+            probe.state,
+            probe.reason,
+            calls,
+            probe.profiled,
+            sum(probe.skipped.values()),
+            probe.discarded,
+            probe.overhead_ns,
+            calls * GATE_NS,
+        )

@@ -1,0 +1,1 @@
+"""How a function is rewritten: code in, code out."""

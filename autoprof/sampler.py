@@ -1,0 +1,319 @@
+"""The flight recorder: one thread that reads the stacks of the calls in flight, and sleeps when there are none.
+
+A sampled call costs two list operations; the stacks come from `sys._current_frames()` at jittered intervals. The first
+look after a pause comes after a uniformly drawn part of the interval, so calls far shorter than the interval are seen
+in proportion to their length.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _random import Random
+from _thread import allocate_lock, get_ident, start_new_thread
+from time import sleep
+
+from autoprof import clock, guard
+from autoprof.flight import Flight, afloat, in_flight
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import CodeType, FrameType
+    from typing import Any
+
+DEPTH_MAX = 128
+THREADS_A_TICK = 25
+STACKS_KEPT = 20_000
+IDLE_AFTER_S = 0.25
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_random = Random(int.from_bytes(os.urandom(16), "little"))
+
+Stacks = dict[tuple["Any", tuple[str, ...]], tuple[int, int]]
+"""(probe, frame labels root first) → samples, weight in nanoseconds."""
+
+
+def frame_label(code: CodeType, module: object) -> str:
+    """Return `module:qualname (file:line)`; empty for our own code, which never shows in a stack."""
+    if code.co_filename.startswith(_PACKAGE):
+        return ""
+    return f"{module}:{code.co_qualname} ({code.co_filename}:{code.co_firstlineno})"
+
+
+class Sampler:
+    """The recorder of one process.
+
+    Attributes:
+        interval_ns: the shortest interval any installed probe asks for.
+        dropped: samples not kept because more than STACKS_KEPT different stacks came up between two drains.
+        busy_ns: what the sampler itself has used.
+    """
+
+    def __init__(self) -> None:
+        self.interval_ns = 10_000_000
+        self.dropped = 0
+        self.busy_ns = 0
+        self.ticks = 0
+        self.on_ended: Callable[[Flight, int], None] = _ignore_end
+        self.idle = True
+        self.running = False
+        self._wakeup = allocate_lock()
+        self._wakeup.acquire()
+        self._table_lock = allocate_lock()
+        self._counts: dict[tuple[Any, tuple[int, ...]], list[int]] = {}
+        self._labels: dict[int, tuple[CodeType, str]] = {}
+        self._last_ns = 0
+        self._stopping = False
+
+    def wake(self) -> None:
+        """Start sampling; called by a probe when `idle` is set. Starts the thread at the first call."""
+        self.idle = False
+        if self.running:
+            try:
+                self._wakeup.release()
+            except RuntimeError:
+                pass  # two threads woke it at once
+            return
+        self.running = True
+        self._stopping = False
+        try:
+            # Not threading.Thread: ours must not show in the application's threading.enumerate().
+            start_new_thread(self._run, ())
+        except RuntimeError:
+            self.running = False
+            self.idle = True
+
+    def stop(self) -> None:
+        """Let the thread end; no more samples are taken."""
+        self._stopping = True
+        if self.idle:
+            self.wake()
+
+    def forget_thread(self) -> None:
+        """Start clean in a forked child, where the thread does not exist."""
+        interval_ns, on_ended = self.interval_ns, self.on_ended
+        self.__init__()  # type: ignore[misc]
+        self.interval_ns, self.on_ended = interval_ns, on_ended
+
+    def _run(self) -> None:
+        ident = get_ident()
+        guard.suppressed.add(ident)
+        try:
+            while not self._stopping:
+                self._sample_until_idle()
+                if self._stopping:
+                    break
+                self._wakeup.acquire()
+        except BaseException as error:  # a dying sampler must not print into the application's stderr
+            guard.internal_errors["sampler"] = guard.internal_errors.get("sampler", 0) + 1
+            del error
+        finally:
+            self.running = False
+            self.idle = True
+            guard.suppressed.discard(ident)
+
+    def _sample_until_idle(self) -> None:
+        first = True
+        quiet_s = 0.0
+        self._last_ns = clock.monotonic_ns()
+        while not self._stopping:
+            interval_s = self.interval_ns / 1e9
+            pause_s = interval_s * (_random.random() if first else 0.5 + _random.random())
+            first = False
+            sleep(pause_s)
+            if in_flight or afloat:
+                quiet_s = 0.0
+            else:
+                quiet_s += pause_s
+                if quiet_s >= IDLE_AFTER_S:
+                    self.idle = True
+                    if not in_flight and not afloat:
+                        return
+                    self.idle = False
+            self.tick()
+
+    def tick(self) -> None:
+        """Look once at every thread with a call in flight."""
+        now_ns = clock.monotonic_ns()
+        weight_ns = min(now_ns - self._last_ns, 10 * self.interval_ns)
+        self._last_ns = now_ns
+        self.ticks += 1
+        if not in_flight and not afloat:
+            return
+        try:
+            with self._table_lock:
+                self._look(now_ns, weight_ns)
+        except Exception as error:
+            guard.report("sampler", error)
+        self.busy_ns += clock.monotonic_ns() - now_ns
+
+    def _look(self, now_ns: int, weight_ns: int) -> None:
+        frames = sys._current_frames()
+        try:
+            threads, scale = _reservoir(list(in_flight.items()))
+            for ident, stack in threads:
+                frame = frames.get(ident)
+                if frame is None:
+                    in_flight.pop(ident, None)  # the thread ended inside the call
+                else:
+                    self._look_at_thread(frame, stack[:], now_ns, int(weight_ns * scale))
+            if afloat:
+                self._look_at_objects(frames, now_ns, weight_ns)
+        finally:
+            del frames
+
+    def _look_at_thread(self, leaf: FrameType, stack: list[Flight], now_ns: int, weight_ns: int) -> None:
+        flights = [each for each in stack if _within_limit(each, now_ns)]
+        if not flights:
+            return
+        index = len(flights) - 1
+        ids: list[int] = []
+        frame: FrameType | None = leaf
+        labels = self._labels
+        for _ in range(DEPTH_MAX):
+            if frame is None:
+                break
+            code = frame.f_code
+            known = labels.get(id(code))
+            if known is None:
+                known = labels[id(code)] = (code, frame_label(code, frame.f_globals.get("__name__")))
+            if known[1]:
+                ids.append(id(code))
+            frame = frame.f_back
+            while index >= 0 and flights[index].caller is frame:
+                self._count(flights[index], ids, weight_ns)
+                index -= 1
+            if index < 0:
+                return
+        for each in flights[: index + 1]:
+            self._count(each, ids, weight_ns)
+
+    def _look_at_objects(self, frames: dict[int, FrameType], now_ns: int, weight_ns: int) -> None:
+        running: dict[int, Flight] = {}
+        objects, scale = _reservoir(list(afloat.items()))
+        weight_ns = int(weight_ns * scale)
+        for _, each in objects:
+            living = each.living() if each.living is not None else None
+            frame = _own_frame(living) if living is not None else None
+            if frame is None:
+                self.on_ended(each, now_ns)
+            elif not _within_limit(each, now_ns):
+                continue
+            elif _is_running(living):
+                running[id(frame)] = each
+            else:
+                self._look_at_suspended(each, living, weight_ns)
+        if running:
+            for leaf in frames.values():
+                self._find_running(leaf, running, weight_ns)
+
+    def _find_running(self, leaf: FrameType, running: dict[int, Flight], weight_ns: int) -> None:
+        ids: list[int] = []
+        frame: FrameType | None = leaf
+        for _ in range(DEPTH_MAX):
+            if frame is None:
+                return
+            self._add(frame, ids)
+            flight_here = running.get(id(frame))
+            if flight_here is not None:
+                self._count(flight_here, ids, weight_ns)
+            frame = frame.f_back
+
+    def _look_at_suspended(self, each: Flight, living: object, weight_ns: int) -> None:
+        """Follow `cr_await`: what a suspended coroutine waits for is where its time goes."""
+        ids: list[int] = []
+        waiting: object | None = living
+        if hasattr(living, "gi_frame") or (hasattr(living, "ag_await") and living.ag_await is None):
+            return  # between two resumptions of a generator the time is the caller's
+        for _ in range(DEPTH_MAX):
+            frame = _own_frame(waiting)
+            if frame is None:
+                break
+            self._add(frame, ids)
+            waiting = _awaited(waiting)
+        ids.reverse()
+        self._count(each, ids, weight_ns)
+
+    def _add(self, frame: FrameType, ids: list[int]) -> None:
+        code = frame.f_code
+        known = self._labels.get(id(code))
+        if known is None:
+            known = self._labels[id(code)] = (code, frame_label(code, frame.f_globals.get("__name__")))
+        if known[1]:
+            ids.append(id(code))
+
+    def _count(self, each: Flight, ids: list[int], weight_ns: int) -> None:
+        if not ids:
+            return
+        each.samples += 1
+        key_ids = tuple(ids)
+        for probe in each.probes:
+            if not probe.sampled:
+                continue
+            probe.samples += 1
+            entry = self._counts.get((probe, key_ids))
+            if entry is not None:
+                entry[0] += 1
+                entry[1] += weight_ns
+            elif len(self._counts) < STACKS_KEPT:
+                self._counts[probe, key_ids] = [1, weight_ns]
+            else:
+                self.dropped += 1
+
+    def drain(self) -> Stacks:
+        """Return the stacks since the last drain and forget them."""
+        if not self._counts:
+            return {}
+        with self._table_lock:
+            counts, self._counts = self._counts, {}
+            labels, self._labels = self._labels, {}
+        out: Stacks = {}
+        for (probe, ids), (samples, weight_ns) in counts.items():
+            stack = tuple(labels[each][1] for each in reversed(ids))
+            before = out.get((probe, stack), (0, 0))
+            out[probe, stack] = (before[0] + samples, before[1] + weight_ns)
+        return out
+
+
+def _ignore_end(each: Flight, now_ns: int) -> None:
+    """Stand in until the probes have said what to do with a call that ended unseen."""
+
+
+def _reservoir(items: list[tuple[int, Any]]) -> tuple[list[tuple[int, Any]], float]:
+    """Return at most THREADS_A_TICK items, and by how much each one's weight grows for the left-out ones."""
+    scale = max(1.0, len(items) / THREADS_A_TICK)
+    while len(items) > THREADS_A_TICK:
+        items[int(_random.random() * len(items))] = items[-1]
+        items.pop()
+    return items, scale
+
+
+def _within_limit(each: Flight, now_ns: int) -> bool:
+    return now_ns - each.started_ns <= each.limit_ns
+
+
+def _own_frame(living: Any) -> FrameType | None:
+    for name in ("cr_frame", "gi_frame", "ag_frame"):
+        frame: FrameType | None = getattr(living, name, None)
+        if frame is not None:
+            return frame
+    return None
+
+
+def _is_running(living: Any) -> bool:
+    return bool(
+        getattr(living, "cr_running", False)
+        or getattr(living, "gi_running", False)
+        or (getattr(living, "ag_running", False) and getattr(living, "ag_await", None) is None)
+    )
+
+
+def _awaited(waiting: Any) -> object | None:
+    for name in ("cr_await", "gi_yieldfrom", "ag_await"):
+        found: object | None = getattr(waiting, name, None)
+        if found is not None:
+            return found
+    return None
+
+
+recorder = Sampler()

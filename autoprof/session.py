@@ -1,0 +1,367 @@
+"""Wire the floors: one policy in force in one process. The only module that knows all the others."""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+
+from autoprof import events, guard
+from autoprof import flight as flights
+from autoprof import gate as gates
+from autoprof import probe as probes
+from autoprof.flusher import Flusher
+from autoprof.installer import Installer
+from autoprof.rewrite import backend as backends
+from autoprof.sampler import recorder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
+    from autoprof.gate import Gate
+    from autoprof.policy import Policy
+    from autoprof.probe import Probe
+    from autoprof.probe_status import ProbeStatus
+
+RUN_VARIABLE = "AUTOPROF_RUN"
+DEFAULT_OUTPUT = "./autoprof-data"
+_DEFAULT_MAX_SIZE_BYTES = 256_000_000
+_DEFAULT_MAX_AGE_NS = 7 * 86_400 * 1_000_000_000
+
+
+class Session:
+    """A policy in force: probes, sampler, writer, import hook.
+
+    Attributes:
+        policy: None when decorators in the code started it.
+        notices: sentences for `status` and `doctor` about what is not in force.
+    """
+
+    def __init__(self, policy: Policy | None) -> None:
+        self.policy = policy
+        self.backend = backends.choose(policy.rewrite if policy else "auto")
+        self.strategies: dict[str, Any] = {}
+        self.installer = Installer(policy, self.backend, self.strategy)
+        self.installer.on_installed = self._installed
+        self.flusher = Flusher(self._make_writer)
+        self.flusher.on_window = _send_sample
+        self.run, self.start_folder = run_and_folder()
+        self._hook: Any = None
+
+    def strategy(self, name: str) -> Any:
+        """Return the strategy object of a name; None for `sample`, which the flight recorder does."""
+        if name == "sample":
+            return None
+        if name not in self.strategies:
+            from autoprof.strategies.flame_graph import FlameGraph
+
+            self.strategies[name] = FlameGraph(self._deliver_flame_graph)
+        return self.strategies[name]
+
+    @property
+    def output(self) -> str:
+        """The output folder, absolute."""
+        from_policy = self.policy.output if self.policy else None
+        folder = os.environ.get("AUTOPROF_OUTPUT") or from_policy or DEFAULT_OUTPUT
+        return os.path.join(self.start_folder, os.path.expanduser(folder))
+
+    def begin(self) -> None:
+        """Put the policy in force: hook imports, splice what is already imported."""
+        policy = self.policy
+        events.environment["env"] = policy.env if policy else os.environ.get("AUTOPROF_ENV") or "dev"
+        events.environment["service"] = policy.service.get("service") if policy else None
+        probes.on_first_call = self._first_call
+        if policy is None:
+            return
+        from autoprof import importhook
+
+        self._hook = importhook.install(self)
+        self._splice_imported()
+        if policy.inactive:
+            guard.inform(f"not active in this version: {', '.join(policy.inactive)}")
+        _send_session("policy_loaded", {"rules": len(policy.rules)}, path=policy.path, env=policy.env)
+
+    def _splice_imported(self) -> None:
+        covered = [name for name in list(sys.modules) if self.covers(name)]
+        if not covered or self.backend.name != backends.SPLICE:
+            return
+        from autoprof import live
+
+        live.install(self.installer, live.functions_of(self.covers))
+
+    # What the import hook calls.
+
+    @property
+    def back_end(self) -> str:
+        """The name of the rewriting back end."""
+        return self.installer.backend
+
+    def covers(self, module: str) -> bool:
+        """Tell whether a rule may name a function of this module."""
+        return self.installer.covers(module)
+
+    def rewrite_code(self, code: Any, module: str, aliases: tuple[str, ...] = ()) -> Any:
+        """Return the module's code, spliced."""
+        return self.installer.rewrite_code(code, module, aliases)
+
+    def rewrite_source(self, source: Any, path: str, module: str, aliases: tuple[str, ...] = ()) -> Any:
+        """Return the module's code with the portable hook, and the hook."""
+        return self.installer.rewrite_source(source, path, module, aliases)
+
+    def module_executed(self, module: ModuleType) -> None:
+        """Splice a module that its own loader executed (pytest's rewriting, typeguard)."""
+        if self.backend.name != backends.SPLICE:
+            return
+        from autoprof import live
+
+        name = module.__name__
+        live.install(self.installer, live.functions_of(lambda each: each == name))
+
+    # What probes call.
+
+    def _first_call(self, gate: Gate) -> None:
+        if gate.owner is None and gate.code is not None and gate.original is not None:
+            from autoprof.owner import find_owner
+
+            owner = find_owner(gate)
+            if owner is not None:
+                gate.owner = weakref.ref(owner)
+        for each in gate.probes:
+            self.flusher.watch(each)
+            if each.reason:
+                each.reason = ""
+        self.flusher.start()
+
+    def _installed(self, probe: Probe) -> None:
+        interval_ns = probe.options.get("interval_ns")
+        if interval_ns and probe.strategy is None:
+            recorder.interval_ns = min(recorder.interval_ns, max(interval_ns, 1_000_000))
+        if "blinker" in sys.modules:
+            from autoprof import signals
+
+            if signals.probe_installed.receivers:
+                metadata = events.metadata(
+                    "probe_installed", probe.target, probe.rule, probe.policy, probe.strategy_name
+                )
+                signals.send("probe_installed", probe.target, {}, metadata)
+
+    def _make_writer(self) -> Any:
+        import socket
+
+        from autoprof.store import StoreWriter
+
+        policy = self.policy
+        return StoreWriter(
+            self.output,
+            run=self.run,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            service=dict(policy.service) if policy else {},
+            max_size_bytes=policy.store_max_size_bytes if policy else _DEFAULT_MAX_SIZE_BYTES,
+            max_age_ns=policy.store_max_age_ns if policy else _DEFAULT_MAX_AGE_NS,
+            env=str(events.environment["env"]),
+        )
+
+    def _deliver_flame_graph(self, probe: Probe, stacks: Any, duration_ns: int) -> str | None:
+        from autoprof import artefacts
+
+        return artefacts.deliver(self.output, probe, stacks, duration_ns, self.flusher)
+
+    # The end of it.
+
+    def end(self) -> None:
+        """Close every gate, give every function its code back, write what is left."""
+        if self._hook is not None:
+            self._hook.uninstall()
+            self._hook = None
+        for gate in self.installer.all_gates():
+            gate.close()
+            gate.begin = _declines
+        from autoprof import live
+
+        if self.installer.probes and self.backend.name == backends.SPLICE:
+            known = {id(gate) for gate in self.installer.all_gates()}
+            modules = {gate.site[0] for gate in self.installer.all_gates()} | {"__main__", "__mp_main__"}
+            if known:
+                live.restore(live.functions_of(lambda name: name in modules or self.covers(name)))
+        recorder.stop()
+        self.flusher.close()
+        for each in self.installer.probes.values():
+            each.state, each.reason = "removed", "autoprof.stop() was called"
+
+    def in_child(self) -> None:
+        """Start clean in a forked child: no thread, no connection, all counts at zero."""
+        flights.forget_all()
+        recorder.forget_thread()
+        gates.reseed()
+        old = self.flusher
+        self.flusher = Flusher(self._make_writer)
+        self.flusher.on_window = _send_sample
+        for each in self.installer.probes.values():
+            each.clear()
+        for each in list(old.active):
+            self.flusher.watch(each)
+        for strategy in self.strategies.values():
+            strategy.forget()
+        _flush_when_multiprocessing_ends(self)
+        if probes.reopen or old.active:
+            self.flusher.start()
+
+    def status(self) -> list[ProbeStatus]:
+        """Return the state of every probe."""
+        from autoprof.probe_status import ProbeStatus
+
+        return [ProbeStatus.of(each) for each in self.installer.probes.values()]
+
+
+def _declines(gate: Gate) -> None:
+    """Be `begin` of a gate whose session is over: frames of its code may still be alive."""
+    gate.used += 1
+
+
+def _send_sample(probe: Probe, samples: int, window_s: float) -> None:
+    if not probe.emits or "blinker" not in sys.modules:
+        return
+    from autoprof import signals
+
+    if signals.sample.receivers:
+        metadata = events.metadata("sample", probe.target, probe.rule, probe.policy, probe.strategy_name)
+        metadata["user"] = probe.options.get("metadata") or {}
+        metadata["window"] = window_s
+        signals.send("sample", probe.target, {"samples": samples}, metadata)
+
+
+def _send_session(name: str, measurements: dict[str, Any], **more: Any) -> None:
+    if "blinker" not in sys.modules:
+        return
+    from autoprof import signals
+
+    metadata = events.metadata(name, "")
+    metadata.update(more)
+    signals.send(name, events.SESSION_SENDER, measurements, metadata)
+
+
+def _flush_when_multiprocessing_ends(session: Session) -> None:
+    """Write before `os._exit`: multiprocessing's children by fork run no atexit, only their own finalizers."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is None:
+        return
+
+    def register(_: object) -> None:
+        util.Finalize(None, session.flusher.close, exitpriority=-100)
+
+    try:
+        util.register_after_fork(session, register)
+    except Exception as error:
+        guard.report("multiprocessing", error)
+
+
+def run_and_folder() -> tuple[str, str]:
+    """Return the run's id and the start folder, inherited from the application's first process."""
+    run, _, folder = os.environ.get(RUN_VARIABLE, "").partition("@")
+    if run and os.path.isabs(folder):
+        return run, folder
+    return new_run(), os.getcwd()
+
+
+def new_run() -> str:
+    """Return an id for one start of an application."""
+    import time
+
+    return f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{os.urandom(3).hex()}"
+
+
+current: Session | None = None
+_prepared = False
+
+
+def start(path_or_policy: Any = None) -> None:
+    """Put a policy in force, replacing the one before.
+
+    Args:
+        path_or_policy: a path, a mapping in the shape of the file, or a Policy; None is the default session that
+            decorators use.
+
+    Raises:
+        PolicyErrors: the policy is wrong; the one in force stays.
+        OSError: the file can't be read.
+    """
+    global current
+    policy = _policy(path_or_policy)
+    old, current = current, None
+    if old is not None:
+        old.end()
+    fresh = Session(policy)
+    _prepare_process()
+    current = fresh
+    fresh.begin()
+
+
+def _policy(given: Any) -> Policy | None:
+    if given is None:
+        return None
+    from autoprof import config
+    from autoprof.policy import Policy
+
+    if isinstance(given, Policy):
+        return given
+    environment = dict(os.environ)
+    if isinstance(given, dict):
+        return config.from_mapping(given, env=environment)
+    return config.load(os.fspath(given), env=environment)
+
+
+def _prepare_process() -> None:
+    global _prepared
+    if _prepared:
+        return
+    _prepared = True
+    import atexit
+
+    atexit.register(_at_exit)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_in_child)
+
+
+def _at_exit() -> None:
+    if current is None:
+        return
+    try:
+        current.flusher.close()
+    except Exception as error:
+        guard.report("exit", error)
+
+
+def _in_child() -> None:
+    if current is None:
+        return
+    try:
+        current.in_child()
+    except Exception as error:
+        guard.report("fork", error)
+
+
+def stop() -> None:
+    """Take everything off again: idempotent; flushes, waits at most 2 s."""
+    global current
+    old, current = current, None
+    if old is not None:
+        old.end()
+
+
+def status() -> list[ProbeStatus]:
+    """Return the state of every probe of the session in force."""
+    return current.status() if current is not None else []
+
+
+def decorate(function: Any, kind: str, options: dict[str, Any]) -> Any:
+    """Be a decorator: start the default session when there is none."""
+    if current is None:
+        start(None)
+    assert current is not None
+    env = options.get("env")
+    if env is not None and events.environment["env"] not in env:
+        options = {**options, "enabled": False}
+    return current.installer.decorate(function, kind, options)

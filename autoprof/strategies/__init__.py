@@ -1,0 +1,1 @@
+"""Ways to measure a call: one file each."""
