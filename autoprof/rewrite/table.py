@@ -6,8 +6,9 @@ Source: `Lib/opcode.py`, `Python/bytecodes.c` and `Objects/frame_layout` of CPyt
 from __future__ import annotations
 
 import sys
-from opcode import opmap as OPCODES
+from opcode import opmap
 
+OPCODES: dict[str, int] = dict(opmap)
 VERSION = sys.version_info[:2]
 VERIFIED = ((3, 11), (3, 12), (3, 13), (3, 14), (3, 15))
 
@@ -18,9 +19,10 @@ except ImportError:  # pragma: no cover - another interpreter: the portable back
 
 
 def _cache_units(name: str) -> int:
-    if isinstance(_entries, dict):
-        return int(_entries.get(name, 0))
-    return int(_entries[OPCODES[name]])
+    # A list by opcode up to 3.12, a mapping by name after (from 3.15 a frozendict, which is no dict).
+    if isinstance(_entries, list):
+        return int(_entries[OPCODES[name]])
+    return int(_entries.get(name, 0))
 
 
 CACHE_UNITS = {name: _cache_units(name) for name in OPCODES if OPCODES[name] < 256}
