@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from autoprof.probe import Probe
     from autoprof.strategies.flame_graph import Stacks
 
+_VIEW = {"svg": "svg", "html": "html", "json": "speedscope"}
 _SUFFIX = {"svg": "svg", "html": "html", "json": "speedscope.json"}
 
 
@@ -45,13 +46,11 @@ def deliver(folder: str, probe: Probe, stacks: Stacks, duration_ns: int, flusher
 
 def render(format_: str, stacks: Stacks, title: str) -> str:
     """Return a flame graph as text in one of the formats svg, html, json (speedscope)."""
-    if format_ == "html":
-        from autoprof.reports import html as view
-    elif format_ == "json":
-        from autoprof.reports import speedscope as view  # type: ignore[no-redef]
-    else:
-        from autoprof.reports import svg as view  # type: ignore[no-redef]
-    return view.render_stacks(stacks, title=title, unit="ns")
+    from importlib import import_module
+
+    view = import_module(f"autoprof.reports.{_VIEW[format_]}")
+    text: str = view.render_stacks(stacks, title=title, unit="ns")
+    return text
 
 
 def path_for(folder: str, probe: Probe, suffix: str) -> str:

@@ -6,10 +6,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, TypeVar, overload
-
-    Function = TypeVar("Function")
+    from typing import Any
 
 _OFF = ("0", "false", "no", "off")
 
@@ -31,30 +28,6 @@ def _apply(kind: str, function: Any, options: dict[str, Any]) -> Any:
 
 def _same(function: Any) -> Any:
     return function
-
-
-if TYPE_CHECKING:
-
-    @overload
-    def profile(function: Function, /) -> Function: ...
-    @overload
-    def profile(**options: Any) -> Callable[[Function], Function]: ...
-    @overload
-    def profile_production(function: Function, /) -> Function: ...
-    @overload
-    def profile_production(**options: Any) -> Callable[[Function], Function]: ...
-    @overload
-    def flame_graph(function: Function, /) -> Function: ...
-    @overload
-    def flame_graph(**options: Any) -> Callable[[Function], Function]: ...
-    @overload
-    def profile_memory(function: Function, /) -> Function: ...
-    @overload
-    def profile_memory(**options: Any) -> Callable[[Function], Function]: ...
-    @overload
-    def profile_calls(function: Function, /) -> Function: ...
-    @overload
-    def profile_calls(**options: Any) -> Callable[[Function], Function]: ...
 
 
 def profile(function: Any = None, /, **options: Any) -> Any:

@@ -16,7 +16,8 @@ from autoprof.rewrite.tree import rewrite_tree
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
+    from types import ModuleType
+    from typing import Any, Literal
 
     from autoprof.policy import Decision, Grant, Policy
     from autoprof.rewrite.backend import Backend
@@ -48,7 +49,7 @@ class Installer:
     def __init__(self, policy: Policy | None, backend: Backend, strategy: Callable[[str], Any]) -> None:
         self.policy = policy
         self.chosen = backend
-        self.backend = backend.name
+        self.backend: Literal["splice", "decorate"] = "splice" if backend.name == backends.SPLICE else "decorate"
         self.probes: dict[tuple[str, str], Probe] = {}
         self.matched_rules: set[int] = set()
         self.blocked: set[str] = set()
@@ -129,8 +130,8 @@ class Installer:
 
     def rewrite_source(
         self, source: bytes | str, path: str, module: str, aliases: tuple[str, ...] = ()
-    ) -> tuple[CodeType, Callable[[str, int], Any]] | None:
-        """Return a module's code with the hook on the chosen functions, and the hook; None when none is chosen."""
+    ) -> CodeType | None:
+        """Return a module's code with the portable decorator on the chosen functions; None when none is chosen."""
         from autoprof.rewrite.decorate import decorate_source
 
         policy = self.policy
@@ -144,14 +145,20 @@ class Installer:
                 granted[qualname, line] = found
             return bool(found)
 
-        code = decorate_source(source, path, wanted)
-        if not granted:
-            return None
-
-        def hook(qualname: str, line: int) -> Callable[[Any], Any]:
+        def decorator(qualname: str, line: int) -> Callable[[Any], Any]:
             return lambda function: self._wrap_site(function, module, qualname, line, granted[qualname, line])
 
-        return code, hook
+        code = decorate_source(source, path, wanted, decorator)
+        return code if granted else None
+
+    def module_executed(self, module: ModuleType) -> None:
+        """Splice a module that its own loader executed (pytest's rewriting, typeguard)."""
+        if self.backend != backends.SPLICE:
+            return
+        from autoprof import live
+
+        name = module.__name__
+        live.install(self, live.functions_of(lambda each: each == name))
 
     def _wrap_site(self, function: Any, module: str, qualname: str, line: int, granted: Sequence[Probe]) -> Any:
         """Wrap one function; every closure made at the same place shares the gate."""
@@ -161,7 +168,7 @@ class Installer:
             gate = self._wrapped.get((f"{module}:{qualname}", line))
             if gate is None:
                 gate = self.new_gate(None, module, qualname)
-                gate.code = _NO_CODE
+                gate.code = _own_code
                 for each in granted:
                     each.add(gate)
                 self._wrapped[f"{module}:{qualname}", line] = gate
@@ -199,9 +206,9 @@ class Installer:
         return list(seen.values())
 
 
-def _NO_CODE() -> str:
+def _own_code() -> CodeType:
     """Stand in for the code of a wrapped function: `begin` only asks whether there is one."""
-    return "wrapped"
+    return _own_code.__code__
 
 
 def _nothing(made: Probe) -> None:

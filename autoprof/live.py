@@ -147,13 +147,14 @@ def _put_behind(gate: Gate, granted: Iterable[Probe]) -> None:
 
 def _copy_local_events(old: CodeType, new: CodeType) -> None:
     """Keep what other tools asked `sys.monitoring` to tell them about this code."""
-    if sys.version_info < (3, 12):
+    monitoring = getattr(sys, "monitoring", None)
+    if monitoring is None:
         return
     for tool in range(6):
-        if sys.monitoring.get_tool(tool) is not None:
-            wanted = sys.monitoring.get_local_events(tool, old)
+        if monitoring.get_tool(tool) is not None:
+            wanted = monitoring.get_local_events(tool, old)
             if wanted:
-                sys.monitoring.set_local_events(tool, new, wanted)
+                monitoring.set_local_events(tool, new, wanted)
 
 
 def restore(functions: Iterable[FunctionType]) -> int:

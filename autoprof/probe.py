@@ -42,8 +42,7 @@ DEPTH_IN_FLIGHT = 50
 
 REASONS = ("nested", "busy", "other_profiler", "paused", "error")
 _COVERAGE = "coverage"
-_get_tool = sys.monitoring.get_tool if sys.version_info >= (3, 12) else None
-_PY311 = sys.version_info[:2] == (3, 11)
+_get_tool: Callable[[int], str | None] | None = getattr(getattr(sys, "monitoring", None), "get_tool", None)
 
 
 class Busy(Exception):
@@ -306,7 +305,8 @@ def begin(gate_: Gate) -> Flight | None:
             gate_.used += 1
         if isinstance(error, (RecursionError, MemoryError)) or not isinstance(error, Exception):
             raise
-        return _begin_failed(gate_, probes, error)
+        _begin_failed(gate_, probes, error)
+        return None
     if not gate_.arm(1):
         gate_.used -= 1  # the inner call takes a tick of its own
     return call

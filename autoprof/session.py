@@ -17,7 +17,6 @@ from autoprof.sampler import recorder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import ModuleType
     from typing import Any
 
     from autoprof.gate import Gate
@@ -77,47 +76,19 @@ class Session:
             return
         from autoprof import importhook
 
-        self._hook = importhook.install(self)
+        self._hook = importhook.install(self.installer)
         self._splice_imported()
         if policy.inactive:
             guard.inform(f"not active in this version: {', '.join(policy.inactive)}")
         _send_session("policy_loaded", {"rules": len(policy.rules)}, path=policy.path, env=policy.env)
 
     def _splice_imported(self) -> None:
-        covered = [name for name in list(sys.modules) if self.covers(name)]
+        covered = [name for name in list(sys.modules) if self.installer.covers(name)]
         if not covered or self.backend.name != backends.SPLICE:
             return
         from autoprof import live
 
-        live.install(self.installer, live.functions_of(self.covers))
-
-    # What the import hook calls.
-
-    @property
-    def back_end(self) -> str:
-        """The name of the rewriting back end."""
-        return self.installer.backend
-
-    def covers(self, module: str) -> bool:
-        """Tell whether a rule may name a function of this module."""
-        return self.installer.covers(module)
-
-    def rewrite_code(self, code: Any, module: str, aliases: tuple[str, ...] = ()) -> Any:
-        """Return the module's code, spliced."""
-        return self.installer.rewrite_code(code, module, aliases)
-
-    def rewrite_source(self, source: Any, path: str, module: str, aliases: tuple[str, ...] = ()) -> Any:
-        """Return the module's code with the portable hook, and the hook."""
-        return self.installer.rewrite_source(source, path, module, aliases)
-
-    def module_executed(self, module: ModuleType) -> None:
-        """Splice a module that its own loader executed (pytest's rewriting, typeguard)."""
-        if self.backend.name != backends.SPLICE:
-            return
-        from autoprof import live
-
-        name = module.__name__
-        live.install(self.installer, live.functions_of(lambda each: each == name))
+        live.install(self.installer, live.functions_of(self.installer.covers))
 
     # What probes call.
 
@@ -185,7 +156,7 @@ class Session:
             known = {id(gate) for gate in self.installer.all_gates()}
             modules = {gate.site[0] for gate in self.installer.all_gates()} | {"__main__", "__mp_main__"}
             if known:
-                live.restore(live.functions_of(lambda name: name in modules or self.covers(name)))
+                live.restore(live.functions_of(lambda name: name in modules or self.installer.covers(name)))
         recorder.stop()
         self.flusher.close()
         for each in self.installer.probes.values():
@@ -311,6 +282,49 @@ def _policy(given: Any) -> Policy | None:
     if isinstance(given, dict):
         return config.from_mapping(given, env=environment)
     return config.load(os.fspath(given), env=environment)
+
+
+def start_from_environment() -> None:
+    """Start with the file that AUTOPROF_CONFIG names; what `bootstrap` calls once site is done.
+
+    A bad or missing file leaves the application alone: one WARNING for all its processes, and nothing installed.
+
+    Raises:
+        PolicyErrors, OSError: only under AUTOPROF_STRICT.
+    """
+    from autoprof import config
+    from autoprof.errors import PolicyErrors
+
+    path = os.environ["AUTOPROF_CONFIG"]
+    try:
+        policy = config.load(path, env=dict(os.environ), env_name=os.environ.get("AUTOPROF_ENV"))
+    except (PolicyErrors, OSError) as error:
+        if guard.strict():
+            raise
+        if not inherited_run():
+            guard.warn(f"autoprof stays off: {error}")
+        _send_session("policy_rejected", {}, path=path, errors=str(error).splitlines())
+        return
+    if not _is_for_this_program(policy):
+        return
+    start(policy)
+
+
+def _is_for_this_program(policy: Policy) -> bool:
+    if not policy.programs:
+        return True
+    from fnmatch import fnmatchcase
+
+    from autoprof import bootstrap
+
+    name = bootstrap.program_name()
+    return any(fnmatchcase(name, each) for each in policy.programs)
+
+
+def inherited_run() -> bool:
+    """Tell whether another process of the application has started this one, and has told what there is to tell."""
+    run = os.environ.get(RUN_VARIABLE, "").partition("@")[0].split("-")
+    return len(run) > 1 and run[1] != str(os.getpid())
 
 
 def _prepare_process() -> None:

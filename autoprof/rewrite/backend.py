@@ -43,6 +43,10 @@ class _TrialGate:
 class _TrialCall:
     __slots__ = ("code", "function", "gate")
 
+    code: CodeType | None
+    gate: _TrialGate
+    function: object
+
 
 def _trial_begin(gate: _TrialGate) -> _TrialCall:
     call = _TrialCall()

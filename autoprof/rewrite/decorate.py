@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from autoprof.gate import Gate
 
-HOOK = "@autoprof"
-"""Name of the decorator in a rewritten module: not an identifier, so no code can collide with it."""
+_PLACE = "autoprof's decorator stands here: 5c1a7c1e"
+"""The constant that is exchanged for the hook after compiling, so that no name appears in the module."""
 
 _CO_GENERATOR, _CO_COROUTINE, _CO_ITERABLE, _CO_ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
 
@@ -25,6 +25,7 @@ _CO_GENERATOR, _CO_COROUTINE, _CO_ITERABLE, _CO_ASYNC_GENERATOR = 0x20, 0x80, 0x
 def wrap(function: Callable[..., Any], gate: Gate) -> Callable[..., Any]:
     """Return a wrapper of the same kind (plain, coroutine, generator, async generator) behind the gate."""
     flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
+    wrapper: Any
     if flags & _CO_COROUTINE:
         wrapper = _wrap_coroutine(function, gate)
     elif flags & _CO_ASYNC_GENERATOR:
@@ -39,7 +40,7 @@ def wrap(function: Callable[..., Any], gate: Gate) -> Callable[..., Any]:
     if hasattr(function, "__defaults__"):
         wrapper.__defaults__ = function.__defaults__
         wrapper.__kwdefaults__ = function.__kwdefaults__
-    return wrapper
+    return wrapper  # type: ignore[no-any-return]
 
 
 def _enter(gate: Gate) -> Any:
@@ -158,7 +159,7 @@ class _Decorate(ast.NodeTransformer):
         del self.path[-2:]
         if self.wanted(qualname, node.lineno):
             call = ast.Call(
-                func=ast.Name(id=HOOK, ctx=ast.Load()),
+                func=ast.Attribute(value=ast.Constant(_PLACE), attr="at", ctx=ast.Load()),
                 args=[ast.Constant(qualname), ast.Constant(node.lineno)],
                 keywords=[],
             )
@@ -172,14 +173,35 @@ class _Decorate(ast.NodeTransformer):
     visit_AsyncFunctionDef = _function
 
 
-def decorate_source(source: str | bytes, path: str, wanted: Callable[[str, int], bool]) -> types.CodeType:
-    """Compile a module with the hook on every function that `wanted(qualname, line)` names.
-
-    The module's namespace must hold `HOOK` while it runs: `hook(qualname, line)` returns the decorator.
+def decorate_source(
+    source: str | bytes,
+    path: str,
+    wanted: Callable[[str, int], bool],
+    decorator: Callable[[str, int], Callable[[Any], Any]],
+) -> types.CodeType:
+    """Compile a module with a decorator innermost on every function that `wanted(qualname, line)` names.
 
     Raises:
         SyntaxError: as the plain import would.
     """
     tree: ast.Module = compile(source, path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
-    tree = _Decorate(wanted).visit(tree)
-    return compile(tree, path, "exec", dont_inherit=True)
+    _Decorate(wanted).visit(tree)
+    return _with_hook(compile(tree, path, "exec", dont_inherit=True), _Hook(decorator))
+
+
+class _Hook:
+    __slots__ = ("at",)
+
+    def __init__(self, at: Callable[[str, int], Callable[[Any], Any]]) -> None:
+        self.at = at
+
+
+def _with_hook(code: types.CodeType, hook: _Hook) -> types.CodeType:
+    consts: list[object] = []
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            const = _with_hook(const, hook)
+        elif type(const) is str and const == _PLACE:
+            const = hook
+        consts.append(const)
+    return code.replace(co_consts=tuple(consts))

@@ -87,7 +87,7 @@ def _discard(profiler: Any) -> None:
         for subscriber in list(sampler.subscribers):
             if getattr(subscriber.target, "__self__", None) is profiler:
                 sampler.subscribers.remove(subscriber)
-        sampler._update()
+        sampler._update()  # type: ignore[no-untyped-call]
 
 
 def own_stacks(session: Any, flight: Flight) -> Stacks:
