@@ -1,4 +1,4 @@
-"""The telemetry bus: blinker signals in the default namespace, with receivers kept apart from the application.
+"""The telemetry bus: blinker signals in the default namespace, receivers kept apart from the application.
 
 `autoprof.signals.stop` and `blinker.signal("autoprof.stop")` are one object. A receiver is called as
 `receiver(sender, *, measurements, metadata)` on the thread of the measured call; sender is the target.
@@ -37,7 +37,7 @@ resumed = blinker.signal("autoprof.resumed")
 shed = blinker.signal("autoprof.shed")
 internal_error = blinker.signal("autoprof.internal_error")
 
-__all__ = sorted((*events.NAMES, "connect"))
+__all__ = sorted((*events.NAMES, "connect", "disconnect"))
 
 _by_name: dict[str, blinker.Signal] = {name: blinker.signal(events.PREFIX + name) for name in events.NAMES}
 _slow_logged: set[str] = set()
@@ -54,6 +54,12 @@ def connect(receiver: Callable[..., Any], *names: str, sender: str | None = None
             raise ValueError(f"no signal is called {name!r}; there are {', '.join(events.NAMES)}")
     for name in names or events.NAMES:
         _by_name[name].connect(receiver, sender=blinker.ANY if sender is None else sender, weak=weak)
+
+
+def disconnect(receiver: Callable[..., Any], *names: str, sender: str | None = None) -> None:
+    """Undo `connect` with the same arguments; receivers that are not connected are no error."""
+    for name in names or events.NAMES:
+        _by_name[name].disconnect(receiver, sender=blinker.ANY if sender is None else sender)
 
 
 def listening(name: str) -> bool:
@@ -79,7 +85,11 @@ def send(name: str, sender: str, measurements: dict[str, Any], metadata: dict[st
 
 
 def _call(
-    name: str, receiver: Callable[..., Any], sender: str, measurements: dict[str, Any], metadata: dict[str, Any]
+    name: str,
+    receiver: Callable[..., Any],
+    sender: str,
+    measurements: dict[str, Any],
+    metadata: dict[str, Any],
 ) -> None:
     began_ns = clock.monotonic_ns()
     try:
@@ -95,4 +105,5 @@ def _call(
     took_ns = clock.monotonic_ns() - began_ns
     if took_ns > SLOW_RECEIVER_NS and name not in _slow_logged:
         _slow_logged.add(name)
-        guard.warn(f"a receiver of autoprof.{name} took {took_ns / 1e6:.0f} ms; it runs inside the measured call")
+        took_ms = took_ns // 1_000_000
+        guard.warn(f"a receiver of autoprof.{name} took {took_ms} ms; it runs inside the measured call")
