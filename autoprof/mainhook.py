@@ -21,7 +21,7 @@ from _functools import partial  # type: ignore[import-not-found]
 from _io import open_code
 from _operator import methodcaller
 
-from autoprof import guard
+from autoprof import guard, program
 from autoprof.frameless import chain
 from autoprof.transform import transform
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from autoprof.transform import Rewriter
 
 _REGULAR = 0o100000  # stat.S_IFREG; the module `stat` is not loaded by every start
-_TAKE_ARGUMENT = "cmWX"
 
 
 class ScriptHook:
@@ -73,21 +72,8 @@ class ScriptHook:
 
 def is_script() -> bool:
     """Tell whether this process is about to run a file: not -c, -m, a prompt or standard input."""
-    if not getattr(sys, "argv", None) or sys.argv[0] in ("", "-", "-c", "-m"):
-        return False
-    options = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv)]
-    return not any(_has_flag(option, "x") for option in options)  # -x skips a line, which we would not
-
-
-def _has_flag(option: str, flag: str) -> bool:
-    if option[:1] != "-" or option[:2] == "--":
-        return False
-    for letter in option[1:]:
-        if letter in _TAKE_ARGUMENT:
-            return False
-        if letter == flag:
-            return True
-    return False
+    command = program.own()
+    return command.kind == "script" and "x" not in command.flags  # -x skips a line, which we would not
 
 
 def _read(path: str) -> tuple[CodeType, SourceFileLoader | SourcelessFileLoader]:

@@ -1,7 +1,7 @@
-"""What Python 3.15 and later call at start (PEP 829): a callable is asked for there, so one small module.
+"""The door between site and autoprof: called by the `.pth` line, from Python 3.15 on by the `.start` file.
 
-It lies beside the package, because importing anything from `autoprof` would run the package's own `__init__`.
-Without `AUTOPROF_CONFIG` this file and `os` are all that is ever loaded.
+It lies beside the package because importing anything from `autoprof` would run the package's own `__init__`.
+Without `AUTOPROF_CONFIG` this file and `os` are all that is ever loaded, and before 3.15 not even this file.
 """
 
 import os
@@ -15,6 +15,18 @@ def boot():
         return
     try:
         from autoprof.bootstrap import boot as start
-    except ImportError:
+    except ImportError as error:
+        if error.name != "autoprof":  # the package is not gone, it is another one or broken
+            _tell(error)
         return
     start()
+
+
+def _tell(error):
+    import sys
+
+    if sys.stderr is not None:
+        sys.stderr.write(
+            f"autoprof: not started: {error} (this is 'autoprof-hook'; is the unrelated distribution "
+            "'autoprof' installed as well?)\n"
+        )
