@@ -1,0 +1,1 @@
+"""What a person reads, made from the store: one file is one view."""

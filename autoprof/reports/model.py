@@ -1,0 +1,148 @@
+"""What the views share: quantiles, names, and the tree of frames that flame graphs are drawn from."""
+
+from __future__ import annotations
+
+import time
+
+from autoprof.errors import printable
+from autoprof.histogram import quantile_ns
+from autoprof.units import format_duration
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import TypeAlias
+
+    from autoprof.store_records import Key, ProbeRow, ReportData, Stack
+
+    Stacks: TypeAlias = Iterable[tuple[Stack, int]]
+
+QUANTILES = (("p50", 0.50), ("p95", 0.95), ("p99", 0.99))
+
+
+def quantiles(row: ProbeRow) -> dict[str, int | None]:
+    """Return p50, p95, p99 and max in nanoseconds; None where nothing was measured."""
+    if not row.durations:
+        return {"p50": None, "p95": None, "p99": None, "max": row.max_ns or None}
+    found: dict[str, int | None] = {}
+    for name, share in QUANTILES:
+        value = quantile_ns(row.durations, share)
+        found[name] = min(value, row.max_ns) if value is not None and row.max_ns else value
+    return {**found, "max": row.max_ns or None}
+
+
+def title_of(key: Key) -> str:
+    """Return a row's name: the target, and its policy and strategy unless they are the usual ones."""
+    target, policy, strategy = key
+    extra = policy if strategy in ("", "sample", policy) else f"{policy}, {strategy}"
+    return target if extra == "profile" else f"{target} [{extra}]"
+
+
+def row_stacks(data: ReportData, key: Key) -> list[tuple[Stack, int]]:
+    """Return the stacks of one row with their samples, most often seen first."""
+    found = [(stack, sums[0]) for stack, sums in data.stacks.get(key, {}).items() if sums[0] > 0]
+    return sorted(found, key=lambda item: (-item[1], item[0]))
+
+
+def sampled_keys(data: ReportData) -> list[Key]:
+    """Return the rows that have stacks, in the report's order."""
+    return [row.key for row in data.probes if data.stacks.get(row.key)]
+
+
+def all_stacks(data: ReportData) -> Iterator[tuple[Stack, int]]:
+    """Yield the stacks of every row, each below its row's name.
+
+    Rows are kept apart because targets may call each other: one sample can count for several of them.
+    """
+    for key in sampled_keys(data):
+        title = title_of(key)
+        for stack, samples in row_stacks(data, key):
+            yield (title, *stack), samples
+
+
+def self_samples(stacks: Stacks) -> list[tuple[str, int]]:
+    """Return the functions that were running (the last frames) with their samples, most first."""
+    totals: dict[str, int] = {}
+    for stack, samples in stacks:
+        leaf = stack[-1] if stack else "(no frame)"
+        totals[leaf] = totals.get(leaf, 0) + samples
+    return sorted(totals.items(), key=lambda item: (-item[1], item[0]))
+
+
+def split_label(label: str) -> tuple[str, str, int | None]:
+    """Return name, file ("" if there is none) and line of a label `module:qualname (file:line)`."""
+    if label.endswith(")"):
+        name, opening, place = label[:-1].rpartition(" (")
+        file, colon, line = place.rpartition(":")
+        if opening and colon and line.isascii() and line.isdigit() and len(line) < 10:
+            return name, file, int(line)
+    return label, "", None
+
+
+def short_name(label: str) -> str:
+    """Return a frame's name without its place."""
+    return split_label(label)[0]
+
+
+def clean(text: str) -> str:
+    """Return text on one line in which nothing can steer a terminal or break markup's character rules."""
+    return printable(text)
+
+
+def moment(time_ns: int) -> str:
+    """Return a time since the epoch for people, in UTC."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time_ns // 1_000_000_000))
+    except (OverflowError, ValueError, OSError):  # a clock gone wild is no reason to have no report
+        return f"{time_ns} ns"
+
+
+def span(data: ReportData) -> str:
+    """Return when the measured processes ran, in UTC, and for how long."""
+    if data.ended_ns is None:
+        last = max((row.last_ns for row in data.processes), default=data.started_ns)
+        return f"{moment(data.started_ns)} UTC, still running, {_length(last - data.started_ns)} so far"
+    length = _length(data.ended_ns - data.started_ns)
+    return f"{moment(data.started_ns)} to {moment(data.ended_ns)} UTC, {length}"
+
+
+def _length(duration_ns: int) -> str:
+    return format_duration(max(duration_ns, 0))
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 process`, `2 processes`."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
+class Node:
+    """A frame in the tree: `total` counts everything below it too."""
+
+    __slots__ = ("children", "depth", "name", "total")
+
+    def __init__(self, name: str, depth: int) -> None:
+        self.name, self.depth, self.total = name, depth, 0
+        self.children: dict[str, Node] = {}
+
+    def ordered(self) -> list[Node]:
+        """Return the children by name, so that two graphs of one program look alike."""
+        return [self.children[name] for name in sorted(self.children)]
+
+
+def tree(stacks: Stacks, depth_limit: int) -> tuple[Node, int]:
+    """Return the root of the frames' tree, and the deepest stack met; frames below the limit are cut off."""
+    root, deepest = Node("all", 0), 0
+    for stack, weight in stacks:
+        if weight <= 0:
+            continue
+        deepest = max(deepest, len(stack))
+        node = root
+        node.total += weight
+        for name in stack[:depth_limit]:
+            child = node.children.get(name)
+            if child is None:
+                child = node.children[name] = Node(name, node.depth + 1)
+            child.total += weight
+            node = child
+    return root, deepest
