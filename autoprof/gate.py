@@ -61,7 +61,7 @@ class _Endless:
     """Pickles as an endless iterator of the standard library."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return repeat, (None,)
+        return repeat, (True,)  # true: the portable back end looks at the value
 
 
 class Gate:

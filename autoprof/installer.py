@@ -49,13 +49,15 @@ class Installer:
     def __init__(self, policy: Policy | None, backend: Backend, strategy: Callable[[str], Any]) -> None:
         self.policy = policy
         self.chosen = backend
-        self.backend: Literal["splice", "decorate"] = "splice" if backend.name == backends.SPLICE else "decorate"
+        self.backend: Literal["splice", "decorate"] = "decorate"
+        if backend.name == backends.SPLICE:
+            self.backend = "splice"
         self.probes: dict[tuple[str, str], Probe] = {}
         self.matched_rules: set[int] = set()
         self.blocked: set[str] = set()
         self.on_installed: Callable[[Probe], None] = _nothing
         self._strategy = strategy
-        self._wrapped: dict[tuple[str, int], Gate] = {}
+        self._wrapped: dict[tuple[str, int, bool], Gate] = {}
 
     def covers(self, module: str) -> bool:
         """Tell whether a rule may name a function of this module."""
@@ -131,7 +133,7 @@ class Installer:
     def rewrite_source(
         self, source: bytes | str, path: str, module: str, aliases: tuple[str, ...] = ()
     ) -> CodeType | None:
-        """Return a module's code with the portable decorator on the chosen functions; None when none is chosen."""
+        """Return a module's code with the portable decorator on the chosen functions; None when none is."""
         from autoprof.rewrite.decorate import decorate_source
 
         policy = self.policy
@@ -160,22 +162,31 @@ class Installer:
         name = module.__name__
         live.install(self, live.functions_of(lambda each: each == name))
 
-    def _wrap_site(self, function: Any, module: str, qualname: str, line: int, granted: Sequence[Probe]) -> Any:
-        """Wrap one function; every closure made at the same place shares the gate."""
-        from autoprof.rewrite.decorate import wrap
+    def _wrap_site(
+        self, found: Any, module: str, qualname: str, line: int, granted: Sequence[Probe]
+    ) -> Any:
+        """Wrap what was found at a place; every closure made there shares the gate."""
+        from autoprof.rewrite.decorate import is_generator_like, wrap
 
-        try:
-            gate = self._wrapped.get((f"{module}:{qualname}", line))
+        def wrap_function(function: Any) -> Any:
+            like = is_generator_like(function)
+            key = f"{module}:{qualname}", line, like
+            gate = self._wrapped.get(key)
             if gate is None:
                 gate = self.new_gate(None, module, qualname)
                 gate.code = _own_code
-                for each in granted:
+                gate.generator_like = like
+                self._wrapped[key] = gate
+            for each in granted:
+                if each not in gate.probes:
                     each.add(gate)
-                self._wrapped[f"{module}:{qualname}", line] = gate
             return wrap(function, gate)
+
+        try:
+            return wrap_inside(found, wrap_function)
         except Exception as error:
             guard.report("decorate", error)
-            return function
+            return found
 
     def decorate(self, function: Any, kind: str, options: dict[str, Any]) -> Any:
         """Be the decorator in the code: probe the function, return the same object where it can be spliced."""
@@ -213,6 +224,19 @@ def _own_code() -> CodeType:
 
 def _nothing(made: Probe) -> None:
     """Stand in for the session's listener."""
+
+
+def wrap_inside(found: Any, wrap: Callable[[Any], Any]) -> Any:
+    """Return the found object with the function inside it wrapped: a descriptor stays one of its kind."""
+    if isinstance(found, (staticmethod, classmethod)):
+        return type(found)(wrap_inside(found.__func__, wrap))
+    if isinstance(found, property):
+        fget, fset, fdel = [each and wrap(each) for each in (found.fget, found.fset, found.fdel)]
+        return type(found)(fget, fset, fdel, found.__doc__)
+    if type(found).__name__ in ("cached_property", "partialmethod"):
+        found.func = wrap_inside(found.func, wrap)
+        return found
+    return wrap(found)
 
 
 def plain_function(function: Any) -> Any:

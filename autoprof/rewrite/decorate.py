@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ast
 import functools
+import sys
 import types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from autoprof.gate import Gate
@@ -19,12 +20,20 @@ if TYPE_CHECKING:
 _PLACE = "autoprof's decorator stands here: 5c1a7c1e"
 """The constant that is exchanged for the hook after compiling, so that no name appears in the module."""
 
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_HOLDERS = (ast.stmt, ast.excepthandler, ast.match_case)
+"""What statements can stand in: expressions hold none."""
+
 _CO_GENERATOR, _CO_COROUTINE, _CO_ITERABLE, _CO_ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
 
 
 def wrap(function: Callable[..., Any], gate: Gate) -> Callable[..., Any]:
-    """Return a wrapper of the same kind (plain, coroutine, generator, async generator) behind the gate."""
-    flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
+    """Return a wrapper of the same kind (plain, coroutine, generator, async generator) behind the gate.
+
+    A generator-like call counts and begins at its first step, since calling such a function runs nothing of
+    it; the splice counts it at the call.
+    """
+    flags = _kind(function)
     wrapper: Any
     if flags & _CO_COROUTINE:
         wrapper = _wrap_coroutine(function, gate)
@@ -37,36 +46,46 @@ def wrap(function: Callable[..., Any], gate: Gate) -> Callable[..., Any]:
     else:
         wrapper = _wrap_plain(function, gate)
     functools.update_wrapper(wrapper, function)
-    if hasattr(function, "__defaults__"):
-        wrapper.__defaults__ = function.__defaults__
-        wrapper.__kwdefaults__ = function.__kwdefaults__
+    for name in ("__defaults__", "__kwdefaults__"):
+        if hasattr(function, name):
+            setattr(wrapper, name, getattr(function, name))
     return wrapper  # type: ignore[no-any-return]
 
 
-def _enter(gate: Gate) -> Any:
-    """Open the gate for one call and take the tick that the splice's inner call would take."""
-    try:
-        call = gate.begin(gate)
-    except (RecursionError, MemoryError):
-        return None
-    if call is not None:
-        next(gate.ticks, None)
-    return call
+def is_generator_like(function: object) -> bool:
+    """Tell whether a call of it returns something that runs later."""
+    return bool(_kind(function) & (_CO_GENERATOR | _CO_COROUTINE | _CO_ASYNC_GENERATOR))
+
+
+def _kind(function: object) -> int:
+    return int(getattr(getattr(function, "__code__", None), "co_flags", 0))
+
+
+# The wrappers look alike, and are written out because `begin` takes its caller's frame for the place that the
+# stack of the call ends at. They use nothing but builtins, the gate and the function: so cloudpickle can send
+# them to where autoprof is not installed. After `begin` the next tick is the one that the splice's inner call
+# would take. `tb_next` leaves the wrapper out of tracebacks: their first entry is the frame that catches.
 
 
 def _wrap_plain(function: Callable[..., Any], gate: Gate) -> Any:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if next(gate.ticks, False):
-            return function(*args, **kwargs)
-        call = _enter(gate)
-        if call is None:
-            return function(*args, **kwargs)
+        call = None
+        if not next(gate.ticks, False):
+            try:
+                call = gate.begin(gate)
+            except gate.caught:
+                pass
+            if call is not None:
+                next(gate.ticks, None)
         try:
             result = function(*args, **kwargs)
         except BaseException as error:
-            gate.unwind(call, error)
+            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+            if call is not None:
+                gate.unwind(call, error)
             raise
-        gate.finish(call, result)
+        if call is not None:
+            gate.finish(call, result)
         return result
 
     return wrapper
@@ -74,15 +93,30 @@ def _wrap_plain(function: Callable[..., Any], gate: Gate) -> Any:
 
 def _wrap_coroutine(function: Callable[..., Any], gate: Gate) -> Any:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        call = None if next(gate.ticks, False) else _enter(gate)
-        if call is None:
-            return await function(*args, **kwargs)
+        call = None
+        if not next(gate.ticks, False):
+            try:
+                call = gate.begin(gate)
+            except gate.caught:
+                pass
+            if call is not None:
+                next(gate.ticks, None)
         try:
-            result = await function(*args, **kwargs)
+            body = function(*args, **kwargs)
+            if call is not None:
+                call.function = frame_lives = lambda: None  # noqa: F841 - dies with this frame
+                gate.finish(call, body)  # follows it from here on
+            result = await body
         except BaseException as error:
-            gate.unwind(call, error)
+            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+            if call is not None:
+                if isinstance(error, GeneratorExit):
+                    gate.finish(call, None)
+                else:
+                    gate.unwind(call, error)
             raise
-        gate.finish(call, result)
+        if call is not None:
+            gate.finish(call, result)
         return result
 
     return wrapper
@@ -90,27 +124,59 @@ def _wrap_coroutine(function: Callable[..., Any], gate: Gate) -> Any:
 
 def _wrap_generator(function: Callable[..., Any], gate: Gate) -> Any:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        call = None if next(gate.ticks, False) else _enter(gate)
-        if call is None:
-            return (yield from function(*args, **kwargs))
+        call = None
+        if not next(gate.ticks, False):
+            try:
+                call = gate.begin(gate)
+            except gate.caught:
+                pass
+            if call is not None:
+                next(gate.ticks, None)
         try:
-            result = yield from function(*args, **kwargs)
+            body = function(*args, **kwargs)
+            if call is not None:
+                call.function = frame_lives = lambda: None  # noqa: F841 - dies with this frame
+                gate.finish(call, body)  # follows it from here on
+            result = yield from body
         except BaseException as error:
-            gate.unwind(call, error)
+            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+            if call is not None:
+                if isinstance(error, GeneratorExit):
+                    gate.finish(call, None)
+                else:
+                    gate.unwind(call, error)
             raise
-        gate.finish(call, result)
+        if call is not None:
+            gate.finish(call, result)
         return result
 
     return wrapper
 
 
 def _wrap_async_generator(function: Callable[..., Any], gate: Gate) -> Any:
+    get_hooks, set_hooks = sys.get_asyncgen_hooks, sys.set_asyncgen_hooks
+
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        call = None if next(gate.ticks, False) else _enter(gate)
-        stream = function(*args, **kwargs)
+        call = None
+        if not next(gate.ticks, False):
+            try:
+                call = gate.begin(gate)
+            except gate.caught:
+                pass
+            if call is not None:
+                next(gate.ticks, None)
         try:
-            sent = None
-            step = stream.__anext__()
+            body = function(*args, **kwargs)
+            if call is not None:
+                call.function = frame_lives = lambda: None  # noqa: F841 - dies with this frame
+                gate.finish(call, body)  # follows it from here on
+            # The event loop must know the wrapper only: at its shutdown it would close both at once.
+            hooks = get_hooks()
+            set_hooks(None, None)
+            try:
+                step = body.__anext__()
+            finally:
+                set_hooks(*hooks)
             while True:
                 try:
                     item = await step
@@ -119,15 +185,20 @@ def _wrap_async_generator(function: Callable[..., Any], gate: Gate) -> Any:
                 try:
                     sent = yield item
                 except GeneratorExit:
-                    await stream.aclose()
+                    await body.aclose()
                     raise
                 except BaseException as error:
-                    step = stream.athrow(error)
+                    error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+                    step = body.athrow(error)
                 else:
-                    step = stream.asend(sent)
+                    step = body.asend(sent)
         except BaseException as error:
+            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
             if call is not None:
-                gate.unwind(call, error)
+                if isinstance(error, GeneratorExit):
+                    gate.finish(call, None)
+                else:
+                    gate.unwind(call, error)
             raise
         if call is not None:
             gate.finish(call, None)
@@ -135,42 +206,55 @@ def _wrap_async_generator(function: Callable[..., Any], gate: Gate) -> Any:
     return wrapper
 
 
-class _Decorate(ast.NodeTransformer):
-    """Put the hook innermost on every function, with its qualified name as the compiler will give it."""
+class _Decorator:
+    """Put the hook innermost on every function, with its qualified name as the compiler will give it.
+
+    Source of the rule: `compiler_set_qualname` in CPython's `Python/compile.c`.
+    """
 
     def __init__(self, wanted: Callable[[str, int], bool]) -> None:
         self.wanted = wanted
-        self.path: list[str] = []
-        self.globals: list[set[str]] = [set()]
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        self.path.append(node.name)
-        self.generic_visit(node)
-        self.path.pop()
-        return node
+    def visit(self, nodes: Iterable[ast.AST], path: tuple[str, ...], declared: set[str]) -> None:
+        """Visit a scope's statements.
 
-    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
-        declared = node.name in self.globals[-1]
-        qualname = node.name if declared else ".".join((*self.path, node.name))
-        self.path += [node.name, "<locals>"]
-        self.globals.append({name for each in node.body if isinstance(each, ast.Global) for name in each.names})
-        self.generic_visit(node)
-        self.globals.pop()
-        del self.path[-2:]
-        if self.wanted(qualname, node.lineno):
-            call = ast.Call(
-                func=ast.Attribute(value=ast.Constant(_PLACE), attr="at", ctx=ast.Load()),
-                args=[ast.Constant(qualname), ast.Constant(node.lineno)],
-                keywords=[],
-            )
-            # The position of the def itself: a decorator's own line would move co_firstlineno.
-            for each in ast.walk(call):
-                ast.copy_location(each, node)
-            node.decorator_list.append(call)
-        return node
+        Args:
+            path: the parts of the scope's qualified name.
+            declared: names that the scope declares `global`: what is defined under them loses its parents.
+        """
+        for node in nodes:
+            if isinstance(node, _SCOPES):
+                own_path = (node.name,) if node.name in declared else (*path, node.name)
+                inner_path = own_path if isinstance(node, ast.ClassDef) else (*own_path, "<locals>")
+                self.visit(node.body, inner_path, _declared_global(node.body))
+                if not isinstance(node, ast.ClassDef):
+                    self.decorate(node, ".".join(own_path))
+            elif isinstance(node, _HOLDERS):
+                self.visit(ast.iter_child_nodes(node), path, declared)
 
-    visit_FunctionDef = _function
-    visit_AsyncFunctionDef = _function
+    def decorate(self, node: ast.FunctionDef | ast.AsyncFunctionDef, qualname: str) -> None:
+        if not self.wanted(qualname, node.lineno):
+            return
+        call = ast.Call(
+            func=ast.Attribute(value=ast.Constant(_PLACE), attr="at", ctx=ast.Load()),
+            args=[ast.Constant(qualname), ast.Constant(node.lineno)],
+            keywords=[],
+        )
+        # The position of the def itself: a decorator's own line would move co_firstlineno.
+        for each in ast.walk(call):
+            ast.copy_location(each, node)
+        node.decorator_list.append(call)
+
+
+def _declared_global(nodes: Iterable[ast.AST]) -> set[str]:
+    """Return the names that a scope declares `global`, anywhere but in the scopes inside it."""
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Global):
+            found.update(node.names)
+        elif isinstance(node, _HOLDERS) and not isinstance(node, _SCOPES):
+            found |= _declared_global(ast.iter_child_nodes(node))
+    return found
 
 
 def decorate_source(
@@ -184,8 +268,8 @@ def decorate_source(
     Raises:
         SyntaxError: as the plain import would.
     """
-    tree: ast.Module = compile(source, path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
-    _Decorate(wanted).visit(tree)
+    tree: Any = compile(source, path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+    _Decorator(wanted).visit(tree.body, (), set())
     return _with_hook(compile(tree, path, "exec", dont_inherit=True), _Hook(decorator))
 
 
