@@ -13,7 +13,7 @@ TRUES = frozenset({"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"
 FALSES = frozenset({"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"})
 MAX_PROBLEMS = 100
 MAX_DEPTH = 50
-MAX_NODES = 100_000
+MAX_NODES = 50_000
 MAX_SUBSTITUTED = 100_000
 _SHOWN = 80
 
@@ -117,7 +117,7 @@ class Problems:
     def __init__(self, file: str) -> None:
         self.file = file
         self.found: list[PolicyError] = []
-        self.dropped = 0
+        self.full = False  # enough is wrong: readers may stop looking
 
     def add(
         self, node: Node, problem: str, given: str | None, right: str, suggestion: str | None = None
@@ -136,9 +136,8 @@ class Problems:
 
     def at(self, line: int, column: int, message: str) -> None:
         """Note one problem at a place."""
-        if len(self.found) >= MAX_PROBLEMS:
-            self.dropped += 1
-        else:
+        self.full = len(self.found) >= MAX_PROBLEMS
+        if not self.full:
             self.found.append(PolicyError(self.file, line, column, message))
 
     def raise_any(self) -> None:
@@ -146,9 +145,11 @@ class Problems:
         if not self.found:
             return
         found = sorted(set_of_first(self.found), key=lambda error: (error.line, error.column))
-        if self.dropped:
+        if self.full:
             last = found[-1]
-            found.append(PolicyError(self.file, last.line, last.column, f"… and {self.dropped} more errors"))
+            found.append(
+                PolicyError(self.file, last.line, last.column, f"these are the first {MAX_PROBLEMS} errors")
+            )
         raise PolicyErrors(found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from autoprof.errors import BadValue, shown
+from autoprof.errors import BadValue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ def _side_problem(glob: str, extra: str, what: str) -> str:
     """Return why one side can never match a name, or an empty text."""
     if glob.startswith(".") or glob.endswith(".") or ".." in glob:
         return f"the {what} glob has an empty part beside a dot, it can never match"
+    if what == "function" and any("0" <= part[:1] <= "9" for part in glob.split(".")):
+        return "the function glob can never match: no name starts with a digit"
     at = 0
     while at < len(glob):
         char = glob[at]
@@ -166,6 +168,6 @@ def _side_problem(glob: str, extra: str, what: str) -> str:
                 return f"the {what} glob has an empty range in [ ]"
             at = close
         elif not (char in ".*?" or char in extra or f"a{char}".isidentifier()):
-            return f"the {what} glob can never match: no name has a {shown(char)}"
+            return f"the {what} glob has a character that no name has"
         at += 1
     return ""

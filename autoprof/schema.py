@@ -196,21 +196,17 @@ TOP_KEYS = (*(option.key for option in SETTINGS), "service", "store", "load", "e
 RULE_KEYS = ("name", "match", "except", "policy", "for")
 
 
-def describe(option: Option, value: object) -> str:
-    """Return an option's parsed value as people write it."""
+def describe_field(field: str, value: object) -> str:
+    """Return an option's parsed value as people write it; of metadata only the keys."""
     if value is None:
         return "none"
-    if option.field.endswith("_ns") and isinstance(value, int):
-        return format_duration(value)
-    if option.field.endswith("_bytes") and isinstance(value, int):
-        return format_size(value)
-    if option.field in ("rate", "budget", "load_cpu", "load_memory") and isinstance(value, float):
-        return format_share(value)
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, dict)):
         return "[" + ", ".join(map(str, value)) + "]"
-    return str(value)
+    if isinstance(value, int) and field.endswith(("_ns", "_bytes")):
+        return format_duration(value) if field.endswith("_ns") else format_size(value)
+    return format_share(value) if isinstance(value, float) else str(value)
 
 
 def formats_of(strategy: object) -> tuple[str, ...]:

@@ -44,10 +44,28 @@ def build(
         "version": labels.get("version"),
     }
     settings["path"] = path
-    settings["inactive"] = tuple(dict.fromkeys(builder.inactive))
+    settings["inactive"] = _inactive(root, settings, rules)
     policy = Policy(rules, settings=settings)
     policy.warnings = _warnings(policy)
     return policy
+
+
+def _inactive(root: Node, settings: dict[str, object], rules: list[Rule]) -> tuple[str, ...]:
+    """Return what the file asks for and this version does not do yet; off asks for nothing."""
+    written = [str(key.value) for key, _ in root.pairs] if isinstance(root, Mapping) else []
+    fields = {"load": ("load_cpu", "load_memory"), "reload": ("reload_ns",)}
+    found = []
+    for name in written:
+        off = all(settings.get(field, 1) in (None, ()) for field in fields.get(name, (name,)))
+        if name in schema.LATER_KEYS and not off:
+            found.append(name)
+    found += ["for" for rule in rules if rule.for_ns is not None and "for" in schema.LATER_KEYS]
+    for rule in rules:
+        if rule.policy in schema.LATER_POLICIES:
+            found.append(f"policy: {rule.policy}")
+        elif rule.options["strategy"] in schema.LATER_STRATEGIES:
+            found.append(f"strategy: {rule.options['strategy']}")
+    return tuple(dict.fromkeys(found))
 
 
 def _warnings(policy: Policy) -> tuple[str, ...]:
@@ -66,7 +84,6 @@ class _Builder:
         self.problems = problems
         self.rules: list[Rule] = []
         self.labels: dict[str, str | None] = {}
-        self.inactive: list[str] = []
         self._patterns: dict[str, Pattern] = {}
 
     def settings(self, root: Node) -> dict[str, object]:
@@ -83,12 +100,11 @@ class _Builder:
             place = Scalar(None, line=1 if root.line else 0, column=1)
             self.problems.add(place, "the key version is missing", None, "write version: 1 at the top")
         for key, value in root.pairs:
-            self._setting(str(key.value), key, value, settings)
+            if not self.problems.full:
+                self._setting(str(key.value), key, value, settings)
         return settings
 
     def _setting(self, name: str, key: Scalar, value: Node, settings: dict[str, object]) -> None:
-        if name in schema.LATER_KEYS:
-            self.inactive.append(name)
         if option := _SETTINGS.get(name):
             self._option(option, value, settings)
         elif name in _NESTED:
@@ -110,13 +126,13 @@ class _Builder:
             meant = None if key.substituted else nearest(str(key.value), known)
             self.problems.add(key, problem, key.written(), right, meant)
 
-    def _option(self, option: schema.Option, node: Node, into: dict[str, object]) -> None:
+    def _option(self, option: schema.Option, node: Node, into: dict[str, object], what: str = "") -> None:
         if isinstance(node, Scalar) and node.bad:
             return
         try:
             into[option.field] = option.parse(node.python(option.typed))
         except BadValue as error:
-            self.problems.bad(_inner(node, error.path), error, option.key)
+            self.problems.bad(_inner(node, error.path), error, what or option.key)
 
     def _nested(self, name: str, row: tuple[schema.Option, ...], node: Node, into: dict[str, object]) -> None:
         table = {option.key: option for option in row}
@@ -143,7 +159,7 @@ class _Builder:
     def _service(self, node: Node) -> None:
         labels: dict[str, object] = {}
         if isinstance(node, Scalar):
-            self._option(schema.SERVICE[0], node, labels)
+            self._option(schema.SERVICE[0], node, labels, "service")
         else:
             self._nested("service", schema.SERVICE, node, labels)
         self.labels.update({field: None if value is None else str(value) for field, value in labels.items()})
@@ -178,6 +194,8 @@ class _Builder:
             )
             return
         for index, item in enumerate(node.items):
+            if self.problems.full:
+                return
             if isinstance(item, Mapping):
                 self._rule(index, item)
             else:
@@ -195,7 +213,6 @@ class _Builder:
             if option := table.get(name):
                 self._option(option, value, given)
             elif name == "for":
-                self.inactive.append("for")
                 self._option(schema.FOR, value, given)
             elif name == "name":
                 self._option(schema.NAME, value, given)
@@ -214,7 +231,6 @@ class _Builder:
         options = schema.complete_options(kind, given)
         if (problem := schema.format_problem(options)) and "format" in parts:
             self.problems.bad(parts["format"], problem, "format")
-        self._later(kind, options)
         rule = Rule(index, kind, match, options, excepts=excepts, line=node.line, column=node.column)
         if isinstance(label, str):
             rule.name = rule.label = label
@@ -266,12 +282,6 @@ class _Builder:
         if found is None:
             found = self._patterns[text] = Pattern(text)
         return found
-
-    def _later(self, kind: str, options: dict[str, object]) -> None:
-        if kind in schema.LATER_POLICIES:
-            self.inactive.append(f"policy: {kind}")
-        elif options["strategy"] in schema.LATER_STRATEGIES:
-            self.inactive.append(f"strategy: {options['strategy']}")
 
 
 def _inner(node: Node, path: tuple[int | str, ...]) -> Node:

@@ -95,9 +95,15 @@ def _advice(text: str, problem: str, index: int) -> str:
         return "check the indentation, and quote a value that holds ': '"
     if not text[index:].strip():
         return "the file ends too early: is it half written?"
-    if value[:1] in _SPECIAL and value[:1] not in "[{":
+    if value[:1] in _SPECIAL and (value[0] not in "[{" or _goes_on(value)):
         return f"a value that starts with {value[0]} {_SPECIAL[value[0]]} in YAML: put it in quotes"
     return "check indentation, quotes and brackets here and in the line above"
+
+
+def _goes_on(value: str) -> bool:
+    """Tell whether a value is more than the list or mapping it starts with, as the glob `[ab]*:f` is."""
+    rest = value.partition("]" if value[0] == "[" else "}")[2]
+    return bool(rest) and rest[0] not in " ,]}#"
 
 
 def _flow(line: str) -> bool:
