@@ -22,15 +22,17 @@ from autoprof.units import format_duration, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from typing import TypeAlias
 
     from autoprof.reports.model import Stacks
     from autoprof.store_records import Key, ProbeRow, ProcessRow, ReportData
 
+    _Column: TypeAlias = Callable[[ProbeRow], tuple[int | None, str]]
+
 GRAPHS_LIMIT = 40
 _FRAMES_LIMIT = 3_000
 _FUNCTIONS_LIMIT = 15
-_COLUMNS = ("Calls", "Profiled", "p50", "p95", "p99", "Max", "Est. total", "Samples", "Memory", "Overhead")
 
 
 def render(data: ReportData) -> str:
@@ -50,8 +52,8 @@ def render(data: ReportData) -> str:
         parts += [_graph(data, key, place, not number) for number, (key, place) in graphs]
     if len(keys) > GRAPHS_LIMIT:
         parts.append(
-            f"<p class=soft>{_text(plural(len(keys) - GRAPHS_LIMIT, 'more target'))} with samples: narrow the "
-            "report down with <code>--target</code> to see their graphs.</p>"
+            f"<p class=soft>{_text(plural(len(keys) - GRAPHS_LIMIT, 'more target'))} with samples: narrow "
+            "the report down with <code>--target</code> to see their graphs.</p>"
         )
     parts += [*_callees(data.probes), _files(data), _processes(data.processes)]
     return _page(f"autoprof report, run {data.run}", "\n".join(parts))
@@ -90,52 +92,58 @@ def _headline(data: ReportData) -> str:
     return ", ".join(parts)
 
 
-def _targets(rows: Iterable[ProbeRow], places: dict[Key, str]) -> str:
-    heads = "".join(f"<th scope=col><button type=button>{name}</button></th>" for name in _COLUMNS)
-    names = "<th scope=col class=name><button type=button>Target</button></th>"
-    names += "<th scope=col class=name><button type=button>Policy</button></th>"
-    body = "\n".join(_target(row, places.get(row.key)) for row in rows)
+def _targets(rows: list[ProbeRow], places: dict[Key, str]) -> str:
+    columns = [(name, show) for name, show in _COLUMNS if any(show(row)[0] is not None for row in rows)]
+    names = "".join(
+        f"<th scope=col class=name><button type=button>{name}</button></th>" for name in ("Target", "Policy")
+    )
+    heads = "".join(f"<th scope=col><button type=button>{name}</button></th>" for name, _ in columns)
+    body = "\n".join(_target(row, places.get(row.key), [show(row) for _, show in columns]) for row in rows)
     return (
         "<div class=scroll tabindex=0 role=region aria-label=Targets><table class=sortable>"
         f"<thead><tr>{names}{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
 
 
-def _target(row: ProbeRow, place: str | None) -> str:
+def _target(row: ProbeRow, place: str | None, values: list[tuple[int | None, str]]) -> str:
     name = _text(row.target)
     if place:
         name = f'<a href="#{place}">{name}</a>'
     policy = row.policy if row.strategy in ("", "sample", row.policy) else f"{row.policy}, {row.strategy}"
-    times = quantiles(row)
-    cells = [
-        _count(row.calls),
-        _count(row.profiled),
-        *(_time(times[quantile]) for quantile in ("p50", "p95", "p99", "max")),
-        _time(row.estimated_total_ns),
-        _count(row.samples),
-        _cell(row.memory_delta_bytes, format_size),
-        _time(row.overhead_ns),
-    ]
-    rule = f' title="rule: {_text(row.rule)}"'
+    cells = "".join(f"<td data-v={-1 if value is None else value}>{text}</td>" for value, text in values)
     return (
         f'<tr data-target="{_text(row.target)}"><td class="name mono">{name}</td>'
-        f"<td class=name{rule}>{_text(policy)}</td>{''.join(cells)}</tr>"
+        f'<td class=name title="rule: {_text(row.rule)}">{_text(policy)}</td>{cells}</tr>'
     )
 
 
-def _cell(value: int | None, show: object = None) -> str:
-    if value is None:
-        return "<td data-v=-1></td>"
-    text = show(value) if callable(show) else f"{value:,}"
-    return f"<td data-v={value}>{text}</td>"
+def _count(name: str) -> _Column:
+    return lambda row: (getattr(row, name), f"{getattr(row, name):,}")
 
 
-def _count(value: int) -> str:
-    return _cell(value)
+def _time(value: int | None) -> tuple[int | None, str]:
+    return value, "" if value is None else format_duration(value)
 
 
-def _time(value: int | None) -> str:
-    return _cell(value, format_duration)
+def _quantile(name: str) -> _Column:
+    return lambda row: _time(quantiles(row)[name])
+
+
+def _memory(row: ProbeRow) -> tuple[int | None, str]:
+    value = row.memory_delta_bytes
+    return value, "" if value is None else format_size(value)
+
+
+_COLUMNS: tuple[tuple[str, _Column], ...] = (
+    ("Calls", _count("calls")),
+    ("Profiled", _count("profiled")),
+    *((name, _quantile(name)) for name in ("p50", "p95", "p99")),
+    ("Max", _quantile("max")),
+    ("Est. total", lambda row: _time(row.estimated_total_ns)),
+    ("Samples", _count("samples")),
+    ("Memory", _memory),
+    ("Overhead", lambda row: _time(row.overhead_ns)),
+)
 
 
 def _graph(data: ReportData, key: Key, place: str, is_open: bool) -> str:

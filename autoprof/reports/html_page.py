@@ -25,7 +25,7 @@ outline:2px solid var(--link);outline-offset:-2px}
 th[aria-sort=descending] button::after{content:" \\25be"}
 th[aria-sort=ascending] button::after{content:" \\25b4"}
 .name{text-align:left}
-td.name{white-space:normal;overflow-wrap:anywhere;min-width:16rem}
+td.mono{white-space:normal;overflow-wrap:anywhere;min-width:18rem}
 code,.mono{font:13px ui-monospace,Menlo,Consolas,monospace}
 a{color:var(--link)}
 details{border:1px solid var(--line);border-radius:6px;margin:.6rem 0;padding:.1rem .8rem}

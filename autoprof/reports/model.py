@@ -50,14 +50,15 @@ def sampled_keys(data: ReportData) -> list[Key]:
 
 
 def all_stacks(data: ReportData) -> Iterator[tuple[Stack, int]]:
-    """Yield the stacks of every row, each below its row's name.
+    """Yield the stacks of every row, each below its row's name (unless they all begin with it).
 
     Rows are kept apart because targets may call each other: one sample can count for several of them.
     """
     for key in sampled_keys(data):
-        title = title_of(key)
-        for stack, samples in row_stacks(data, key):
-            yield (title, *stack), samples
+        title, stacks = title_of(key), row_stacks(data, key)
+        named = title == key[0] and all(stack and short_name(stack[0]) == title for stack, _ in stacks)
+        for stack, samples in stacks:
+            yield (stack if named else (title, *stack)), samples
 
 
 def self_samples(stacks: Stacks) -> list[tuple[str, int]]:
