@@ -18,6 +18,7 @@ from autoprof.flight import Flight, afloat, in_flight
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import Callable
     from types import CodeType, FrameType
     from typing import Any
@@ -56,38 +57,40 @@ class Sampler:
         self.ticks = 0
         self.on_ended: Callable[[Flight, int], None] = _ignore_end
         self.idle = True
-        self.running = False
-        self._wakeup = allocate_lock()
-        self._wakeup.acquire()
+        self._alarm: LockType | None = None
         self._table_lock = allocate_lock()
         self._counts: dict[tuple[Any, tuple[int, ...]], list[int]] = {}
         self._labels: dict[int, tuple[CodeType, str]] = {}
         self._last_ns = 0
-        self._stopping = False
 
     def wake(self) -> None:
         """Start sampling; called by a probe when `idle` is set. Starts the thread at the first call."""
         self.idle = False
-        if self.running:
+        alarm = self._alarm
+        if alarm is not None:
             try:
-                self._wakeup.release()
+                alarm.release()
             except RuntimeError:
                 pass  # two threads woke it at once
             return
-        self.running = True
-        self._stopping = False
+        alarm = self._alarm = allocate_lock()
+        alarm.acquire()
         try:
             # Not threading.Thread: ours must not show in the application's threading.enumerate().
-            start_new_thread(self._run, ())
+            start_new_thread(self._run, (alarm,))
         except RuntimeError:
-            self.running = False
+            self._alarm = None
             self.idle = True
 
     def stop(self) -> None:
-        """Let the thread end; no more samples are taken."""
-        self._stopping = True
-        if self.idle:
-            self.wake()
+        """Let the thread end; a later `wake` starts another."""
+        alarm, self._alarm = self._alarm, None
+        self.idle = True
+        if alarm is not None and alarm.locked():
+            try:
+                alarm.release()
+            except RuntimeError:
+                pass  # woken just now
 
     def forget_thread(self) -> None:
         """Start clean in a forked child, where the thread does not exist."""
@@ -95,28 +98,27 @@ class Sampler:
         self.__init__()  # type: ignore[misc]
         self.interval_ns, self.on_ended = interval_ns, on_ended
 
-    def _run(self) -> None:
+    def _run(self, alarm: LockType) -> None:
         ident = get_ident()
         guard.suppressed.add(ident)
         try:
-            while not self._stopping:
-                self._sample_until_idle()
-                if self._stopping:
-                    break
-                self._wakeup.acquire()
+            while self._alarm is alarm:
+                self._sample_until_idle(alarm)
+                alarm.acquire()
         except BaseException as error:  # a dying sampler must not print into the application's stderr
             guard.internal_errors["sampler"] = guard.internal_errors.get("sampler", 0) + 1
             del error
         finally:
-            self.running = False
-            self.idle = True
             guard.suppressed.discard(ident)
+            if self._alarm is alarm:
+                self._alarm = None
+                self.idle = True
 
-    def _sample_until_idle(self) -> None:
+    def _sample_until_idle(self, alarm: LockType) -> None:
         first = True
         quiet_s = 0.0
         self._last_ns = clock.monotonic_ns()
-        while not self._stopping:
+        while self._alarm is alarm:
             interval_s = self.interval_ns / 1e9
             pause_s = interval_s * (_random.random() if first else 0.5 + _random.random())
             first = False
