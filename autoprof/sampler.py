@@ -144,62 +144,93 @@ class Sampler:
             return
         try:
             with self._table_lock:
-                self._look(now_ns, weight_ns)
+                ended = self._look(now_ns, weight_ns)
+            for each in ended:  # receivers run in here: never under the lock
+                self.on_ended(each, now_ns)
         except Exception as error:
             guard.report("sampler", error)
         self.busy_ns += clock.monotonic_ns() - now_ns
 
-    def _look(self, now_ns: int, weight_ns: int) -> None:
+    def _look(self, now_ns: int, weight_ns: int) -> list[Flight]:
+        """Count the stacks of the calls in flight; return the generator-like ones that have ended unseen.
+
+        Frames are let go of before this returns, and it takes far less than the switch interval: a frame held while
+        its function returns would make the application's objects die late, on our thread.
+        """
         frames = sys._current_frames()
-        try:
-            threads, scale = _reservoir(list(in_flight.items()))
-            for ident, stack in threads:
-                frame = frames.get(ident)
-                if frame is None:
-                    in_flight.pop(ident, None)  # the thread ended inside the call
-                else:
-                    self._look_at_thread(frame, stack[:], now_ns, int(weight_ns * scale))
-            if afloat:
-                self._look_at_objects(frames, now_ns, weight_ns)
-        finally:
-            del frames
+        threads, scale = _reservoir(list(in_flight.items()))
+        scaled_ns = int(weight_ns * scale)
+        for ident, stack in threads:
+            frame = frames.get(ident)
+            if frame is None:
+                in_flight.pop(ident, None)  # the thread ended inside the call
+            else:
+                self._look_at_thread(frame, stack, now_ns, scaled_ns)
+        return self._look_at_objects(frames, now_ns, weight_ns) if afloat else []
 
     def _look_at_thread(self, leaf: FrameType, stack: list[Flight], now_ns: int, weight_ns: int) -> None:
-        flights = [each for each in stack if _within_limit(each, now_ns)]
-        if not flights:
-            return
-        index = len(flights) - 1
+        """Walk from the leaf to the caller of each open call, innermost call first."""
         ids: list[int] = []
+        add = ids.append
         frame: FrameType | None = leaf
-        labels = self._labels
-        for _ in range(DEPTH_MAX):
+        for each in stack[::-1]:
+            caller = each.caller
+            for _ in range(DEPTH_MAX - len(ids)):
+                if frame is caller or frame is None:
+                    break
+                add(id(frame.f_code))
+                frame = frame.f_back
+            if now_ns - each.started_ns <= each.limit_ns:
+                self._count(each, leaf, tuple(ids), weight_ns)
+
+    def _count(self, each: Flight, leaf: FrameType, ids: tuple[int, ...], weight_ns: int) -> None:
+        """Add one look at a call: its code ids, leaf first; new stacks are named while their frames are at hand."""
+        counts = self._counts
+        for probe in each.probes:
+            if not probe.sampled:
+                continue
+            entry = counts.get((probe, ids))
+            if entry is None:
+                if not self._name(leaf, len(ids)):
+                    return
+                if len(counts) >= STACKS_KEPT:
+                    self.dropped += 1
+                    continue
+                entry = counts[probe, ids] = [0, 0]
+            entry[0] += 1
+            entry[1] += weight_ns
+            probe.samples += 1
+            each.samples += 1
+
+    def _name(self, leaf: FrameType, depth: int) -> bool:
+        """Keep the labels of the frames from a leaf on, and their code, so that no id is used twice; any of theirs?"""
+        frame: FrameType | None = leaf
+        found = False
+        for _ in range(depth):
             if frame is None:
                 break
-            code = frame.f_code
-            known = labels.get(id(code))
-            if known is None:
-                known = labels[id(code)] = (code, frame_label(code, frame.f_globals.get("__name__")))
-            if known[1]:
-                ids.append(id(code))
+            found = bool(self._label(frame)) or found
             frame = frame.f_back
-            while index >= 0 and flights[index].caller is frame:
-                self._count(flights[index], ids, weight_ns)
-                index -= 1
-            if index < 0:
-                return
-        for each in flights[: index + 1]:
-            self._count(each, ids, weight_ns)
+        return found
 
-    def _look_at_objects(self, frames: dict[int, FrameType], now_ns: int, weight_ns: int) -> None:
+    def _label(self, frame: FrameType) -> str:
+        code = frame.f_code
+        known = self._labels.get(id(code))
+        if known is None:
+            known = self._labels[id(code)] = (code, frame_label(code, frame.f_globals.get("__name__")))
+        return known[1]
+
+    def _look_at_objects(self, frames: dict[int, FrameType], now_ns: int, weight_ns: int) -> list[Flight]:
         running: dict[int, Flight] = {}
+        ended: list[Flight] = []
         objects, scale = _reservoir(list(afloat.items()))
         weight_ns = int(weight_ns * scale)
         for _, each in objects:
             living = each.living() if each.living is not None else None
             frame = _own_frame(living) if living is not None else None
             if frame is None:
-                self.on_ended(each, now_ns)
-            elif not _within_limit(each, now_ns):
+                ended.append(each)
+            elif now_ns - each.started_ns > each.limit_ns:
                 continue
             elif _is_running(living):
                 running[id(frame)] = each
@@ -208,6 +239,7 @@ class Sampler:
         if running:
             for leaf in frames.values():
                 self._find_running(leaf, running, weight_ns)
+        return ended
 
     def _find_running(self, leaf: FrameType, running: dict[int, Flight], weight_ns: int) -> None:
         ids: list[int] = []
@@ -215,10 +247,10 @@ class Sampler:
         for _ in range(DEPTH_MAX):
             if frame is None:
                 return
-            self._add(frame, ids)
+            ids.append(id(frame.f_code))
             flight_here = running.get(id(frame))
             if flight_here is not None:
-                self._count(flight_here, ids, weight_ns)
+                self._count(flight_here, leaf, tuple(ids), weight_ns)
             frame = frame.f_back
 
     def _look_at_suspended(self, each: Flight, living: object, weight_ns: int) -> None:
@@ -227,40 +259,16 @@ class Sampler:
         waiting: object | None = living
         if hasattr(living, "gi_frame") or (hasattr(living, "ag_await") and living.ag_await is None):
             return  # between two resumptions of a generator the time is the caller's
+        frame = leaf = _own_frame(living)
         for _ in range(DEPTH_MAX):
-            frame = _own_frame(waiting)
             if frame is None:
                 break
-            self._add(frame, ids)
+            self._label(frame)
+            ids.append(id(frame.f_code))
             waiting = _awaited(waiting)
-        ids.reverse()
-        self._count(each, ids, weight_ns)
-
-    def _add(self, frame: FrameType, ids: list[int]) -> None:
-        code = frame.f_code
-        known = self._labels.get(id(code))
-        if known is None:
-            known = self._labels[id(code)] = (code, frame_label(code, frame.f_globals.get("__name__")))
-        if known[1]:
-            ids.append(id(code))
-
-    def _count(self, each: Flight, ids: list[int], weight_ns: int) -> None:
-        if not ids:
-            return
-        each.samples += 1
-        key_ids = tuple(ids)
-        for probe in each.probes:
-            if not probe.sampled:
-                continue
-            probe.samples += 1
-            entry = self._counts.get((probe, key_ids))
-            if entry is not None:
-                entry[0] += 1
-                entry[1] += weight_ns
-            elif len(self._counts) < STACKS_KEPT:
-                self._counts[probe, key_ids] = [1, weight_ns]
-            else:
-                self.dropped += 1
+            frame = _own_frame(waiting)
+        if leaf is not None:
+            self._count(each, leaf, tuple(ids[::-1]), weight_ns)
 
     def drain(self) -> Stacks:
         """Return the stacks since the last drain and forget them."""
@@ -271,7 +279,7 @@ class Sampler:
             labels, self._labels = self._labels, {}
         out: Stacks = {}
         for (probe, ids), (samples, weight_ns) in counts.items():
-            stack = tuple(labels[each][1] for each in reversed(ids))
+            stack = tuple(label for each in reversed(ids) if (label := labels[each][1]))
             before = out.get((probe, stack), (0, 0))
             out[probe, stack] = (before[0] + samples, before[1] + weight_ns)
         return out
@@ -288,10 +296,6 @@ def _reservoir(items: list[tuple[int, Any]]) -> tuple[list[tuple[int, Any]], flo
         items[int(_random.random() * len(items))] = items[-1]
         items.pop()
     return items, scale
-
-
-def _within_limit(each: Flight, now_ns: int) -> bool:
-    return now_ns - each.started_ns <= each.limit_ns
 
 
 def _own_frame(living: Any) -> FrameType | None:
