@@ -93,8 +93,8 @@ def _clash() -> str:
     if not version:
         return ""
     return (
-        f"the unrelated distribution 'autoprof' {version} is installed and shares the folder autoprof/: uninstall "
-        "both, then install autoprof-hook"
+        f"the unrelated distribution 'autoprof' {version} is installed and shares the folder autoprof/: "
+        "uninstall both, then install autoprof-hook"
     )
 
 

@@ -35,7 +35,7 @@ def quantile_ns(buckets: dict[int, int], share: float) -> int | None:
     total = sum(buckets.values())
     if not total:
         return None
-    rank = max(1, -(-int(share * total * 1_000_000) // 1_000_000))
+    rank = min(total, max(1, -(-int(share * total * 1_000_000) // 1_000_000)))  # floats round up, too
     seen = 0
     for index in sorted(buckets):
         seen += buckets[index]

@@ -191,12 +191,23 @@ def open_for_writing(path: str, *, shared: bool, mode: int, max_size_bytes: int)
         check_header(path)
     connection = sqlite3.connect(path, timeout=BUSY_SLICE_S, isolation_level=None, check_same_thread=False)
     try:
+        _check_contents(connection, path)  # before the journal mode is set, which would change the file
         _configure(connection, shared, max_size_bytes)
         _ensure_schema(connection, path)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _check_contents(connection: sqlite3.Connection, path: str) -> int:
+    """Return the schema of an open store, 0 for an empty file."""
+    (schema,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    _check_numbers(path, schema, application)
+    if not schema and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+        raise DamagedStoreError(f"{path!r} is a database of another program")
+    return int(schema)
 
 
 def _configure(connection: sqlite3.Connection, shared: bool, max_size_bytes: int) -> None:
@@ -221,12 +232,7 @@ def _ensure_schema(connection: sqlite3.Connection, path: str) -> None:
     if schema == SCHEMA:
         return
     connection.execute("BEGIN IMMEDIATE")
-    (schema,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    _check_numbers(path, schema, application)
-    if not schema:
-        if connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-            raise DamagedStoreError(f"{path!r} is a database of another program")
+    if not _check_contents(connection, path):  # else another process was quicker
         for statement in _TABLES.split(";\n"):
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
@@ -242,20 +248,20 @@ def open_for_reading(path: str) -> sqlite3.Connection:
     """
     check_header(path)
     quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    connection = sqlite3.connect(f"file:{quoted}?mode=ro", uri=True, timeout=5, isolation_level=None)
     try:
-        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        return _open_checked(f"file:{quoted}?mode=ro", path)
     except sqlite3.OperationalError:
         # A folder that we may not write has no room for WAL's shared memory; without a log nothing is missed.
-        connection.close()
         log = path + "-wal"
         if os.path.exists(log) and os.path.getsize(log):
             raise
-        connection = sqlite3.connect(f"file:{quoted}?immutable=1", uri=True, isolation_level=None)
+        return _open_checked(f"file:{quoted}?immutable=1", path)
+
+
+def _open_checked(address: str, path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(address, uri=True, timeout=5, isolation_level=None)
     try:
-        (schema,) = connection.execute("PRAGMA user_version").fetchone()
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        _check_numbers(path, schema, application)
+        _check_contents(connection, path)
     except BaseException:
         connection.close()
         raise

@@ -60,7 +60,8 @@ class StoreWriter:
         env: str = "",
     ) -> None:
         self._folder = os.path.abspath(folder)
-        self._run, self._pid, self._host, self._env = run, pid, host, env
+        self._run, self._host, self._env = store_text(run), store_text(host), store_text(env)
+        self._pid = pid
         self._service = dict(service)
         self._max_size_bytes, self._max_age_ns = max_size_bytes, max_age_ns
         self._folder_mode, self._file_mode = output_mode, output_mode & 0o666
@@ -140,6 +141,9 @@ class StoreWriter:
                 self._process = None
                 self._disconnect()
 
+    def __del__(self) -> None:
+        self._disconnect()  # a connection that nobody closed warns from Python 3.13 on
+
     def _check_owner(self) -> None:
         if os.getpid() != self._owner:
             raise StoreError(f"this writer belongs to process {self._owner}; make a new one after a fork")
@@ -207,12 +211,11 @@ class StoreWriter:
 
     def _register(self, connection: sqlite3.Connection, now_ns: int, dropped: int, overhead_ns: int) -> int:
         """Return the id of this process' row, made when it is not there (first write, new file, pruned)."""
-        run = store_text(self._run)
         if self._process is not None:
             updated = connection.execute(
                 "UPDATE processes SET last_ns = ?, dropped = dropped + ?, overhead_ns = overhead_ns + ? "
                 "WHERE id = ? AND run = ? AND pid = ? AND started_ns = ?",
-                (now_ns, dropped, overhead_ns, self._process, run, self._pid, self._started_ns),
+                (now_ns, dropped, overhead_ns, self._process, self._run, self._pid, self._started_ns),
             )
             if updated.rowcount:
                 return self._process
@@ -221,7 +224,7 @@ class StoreWriter:
             "INSERT INTO processes (run, pid, host, env, service, instance, version, started_ns, last_ns, "
             "overhead_ns, dropped) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                *(run, self._pid, store_text(self._host), store_text(self._env)),
+                *(self._run, self._pid, self._host, self._env),
                 *(None if label is None else store_text(str(label)) for label in labels),
                 *(self._started_ns, now_ns, overhead_ns, dropped),
             ),
