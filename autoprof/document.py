@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoprof.errors import BadValue, PolicyError, PolicyErrors, printable, told
+from autoprof.errors import BadValue, PolicyError, PolicyErrors, printable, safe_repr, told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ FALSES = frozenset({"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "
 MAX_PROBLEMS = 100
 MAX_DEPTH = 50
 MAX_NODES = 50_000
-MAX_SUBSTITUTED = 100_000
+MAX_SUBSTITUTED = 10_000
 _SHOWN = 80
 
 
@@ -66,7 +66,7 @@ class Scalar(Node):
     def written(self) -> str | None:
         raw = self.raw if self.raw is not None else self.value
         if not isinstance(raw, str):
-            return printable(_safe_repr(raw), _SHOWN)
+            return printable(safe_repr(raw), _SHOWN)
         cut = printable(raw, _SHOWN)
         if not cut:
             return "nothing"
@@ -156,13 +156,6 @@ class Problems:
 def set_of_first(errors: list[PolicyError]) -> list[PolicyError]:
     """Return the errors without repetitions (an alias can bring one part of a file up many times)."""
     return list({str(error): error for error in errors}.values())
-
-
-def _safe_repr(value: object) -> str:
-    try:
-        return repr(value)
-    except Exception:  # a foreign __repr__, or an int too long for text
-        return f"a {type(value).__name__}"
 
 
 def resolve(text: str) -> object:
@@ -268,7 +261,7 @@ def _from_python(
     elif isinstance(value, dict):
         node = mapping = Mapping(path=path)
         for key, item in value.items():
-            name = Scalar(key if isinstance(key, str) else _safe_repr(key), path=path)
+            name = Scalar(key if isinstance(key, str) else safe_repr(key), path=path)
             inner = f"{path}.{name.value}" if path else str(name.value)
             mapping.pairs.append((name, _from_python(item, inner, problems, env, depth - 1, budget)))
     elif isinstance(value, (list, tuple, set, frozenset)):

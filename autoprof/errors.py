@@ -26,9 +26,17 @@ def printable(text: str, limit: int = 0) -> str:
     return cut + "…" if len(cut) and limit and len(text) > limit else cut
 
 
+def safe_repr(value: object) -> str:
+    """Return `repr(value)`, or the type's name where that fails."""
+    try:
+        return repr(value)
+    except Exception:  # a foreign __repr__, or an int of more than 4 300 digits
+        return f"a value of type {type(value).__name__}"
+
+
 def shown(value: object) -> str:
     """Return a value as an error message shows it: quoted, one line, at most 80 characters."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else safe_repr(value)
     cut = printable(text, _SHOWN_CHARACTERS)
     return f"'{cut}'" if isinstance(value, str) else cut
 
@@ -51,7 +59,10 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
     words = {name.lower(): name for name in known}
     found = get_close_matches(word.lower().replace("-", "_")[:64], words, n=1, cutoff=0.6)
-    return words[found[0]] if found else None
+    if found:
+        return words[found[0]]
+    parts = [name for key, name in words.items() if len(word) > 2 and word.lower() in key.split("_")]
+    return parts[0] if len(parts) == 1 else None
 
 
 class AutoprofError(Exception):

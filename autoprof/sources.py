@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from importlib.machinery import ModuleSpec
+    from collections.abc import Iterable, Iterator
     from types import CodeType
     from typing import Any
 
 _FUNCTION_FLAGS = 0x3  # CO_OPTIMIZED | CO_NEWLOCALS: class and module bodies have neither
 _MAX_MODULES = 20_000
+_MAX_DEPTH = 20
 
 
 class Function:
@@ -75,17 +75,22 @@ def _find_in(name: str, search: list[str] | None) -> ModuleSpec | None:
             continue
         if spec is not None:
             return spec
-    return None
+    return _namespace(name, search or ())
+
+
+def _namespace(name: str, search: Iterable[str]) -> ModuleSpec | None:
+    """Return a nested namespace package; Python's own finder wants its parent imported."""
+    tail = name.rpartition(".")[2]
+    folders = [folder for place in search if os.path.isdir(folder := os.path.join(place, tail))]
+    if not folders:
+        return None
+    spec = ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = folders
+    return spec
 
 
 def _locations(spec: ModuleSpec) -> list[str]:
-    found = spec.submodule_search_locations
-    if found is None:
-        return []
-    try:
-        return list(found)
-    except (KeyError, AttributeError):  # a nested namespace package asks sys.modules for its parent
-        return list(getattr(found, "_path", ()))
+    return list(spec.submodule_search_locations or ())
 
 
 def modules(name: str) -> list[tuple[str, ModuleSpec]]:
@@ -94,20 +99,32 @@ def modules(name: str) -> list[tuple[str, ModuleSpec]]:
     Raises:
         Unreadable: there is no such module.
     """
-    from pkgutil import iter_modules  # walk_packages would import the packages
-
     waiting = [(name, find(name))]
     found: list[tuple[str, ModuleSpec]] = []
     while waiting and len(found) < _MAX_MODULES:
         module, spec = waiting.pop(0)
         found.append((module, spec))
         places = _locations(spec)
-        for info in iter_modules(places) if places else ():
-            inner = f"{module}.{info.name}"
-            inner_spec = _find_in(inner, places)
-            if inner_spec is not None:
-                waiting.append((inner, inner_spec))
+        if module.count(".") < _MAX_DEPTH:  # a link to a folder above never ends
+            specs = [
+                (f"{module}.{inner}", _find_in(f"{module}.{inner}", places)) for inner in _names_in(places)
+            ]
+            waiting += [(inner, inner_spec) for inner, inner_spec in specs if inner_spec is not None]
     return found
+
+
+def _names_in(places: list[str]) -> list[str]:
+    """Return what may be modules in the folders of a package; folders without `__init__` are namespaces."""
+    from pkgutil import iter_modules  # walk_packages would import the packages
+
+    names = [info.name for info in iter_modules(places)] if places else []
+    for place in places:
+        try:
+            inner = sorted(entry.name for entry in os.scandir(place) if entry.is_dir())
+        except OSError:  # inside an archive, or not ours to read
+            continue
+        names += [name for name in inner if name.isidentifier() and name != "__pycache__"]
+    return list(dict.fromkeys(names))
 
 
 def functions(name: str, spec: ModuleSpec) -> list[Function]:
