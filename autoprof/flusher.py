@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock, get_ident, start_new_thread
-from time import sleep
+from _thread import allocate_lock
+from time import thread_time_ns
 
 from autoprof import clock, guard
 from autoprof import probe as probes
+from autoprof.background import Background
 from autoprof.errors import StoreError
 from autoprof.sampler import recorder
 
@@ -39,16 +40,15 @@ class Flusher:
         self.last_error: str | None = None
         self.active: dict[Probe, Counts] = {}
         self.artefacts: list[Any] = []
+        self.states: Callable[[], list[Any] | None] = _no_news
         self.on_window: Callable[[Probe, int, float], None] = _nobody
         self._unsent_probes: list[Any] = []
         self._unsent_stacks: dict[Any, tuple[int, int]] = {}
         self._sampled: dict[Probe, int] = {}
         self._writer: Any = None
-        self._wake = allocate_lock()
-        self._wake.acquire()
         self._busy = allocate_lock()
-        self._running = False
-        self._stopping = False
+        self._thread: Background | None = None
+        self._closed = False
         self._retry_ns = 0
         self._window_ns = 0
         self.busy_ns = 0
@@ -56,43 +56,29 @@ class Flusher:
         self._overhead_sent_ns = 0
 
     def start(self) -> None:
-        """Start the thread, once; never raises (at interpreter shutdown there are no new threads)."""
-        if self._running or self._stopping:
+        """Start the thread unless it runs; never raises (at interpreter shutdown there are no new threads)."""
+        if self._closed or (self._thread is not None and self._thread.running):
             return
-        self._running = True
-        try:
-            start_new_thread(self._run, ())
-        except RuntimeError:
-            self._running = False
+        thread = self._thread = Background("flusher", self._run)
+        if not thread.start():
+            self._thread = None
 
-    def poke(self) -> None:
-        """Make the thread look at its clock now."""
-        try:
-            self._wake.release()
-        except RuntimeError:
-            pass
+    def rest(self, wait_s: float) -> bool:
+        """End the thread for now; tell whether there was one."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.stop(wait_s)
+        return thread is not None
 
     def watch(self, probe: Probe) -> None:
         """Count a probe's numbers from now on."""
         if probe not in self.active:
             self.active[probe] = (0, 0, 0, 0, 0, 0, 0, {})
 
-    def _run(self) -> None:
-        ident = get_ident()
-        guard.suppressed.add(ident)
-        try:
-            while not self._stopping:
-                self._wake.acquire(True, self._pause_s())
-                if self._stopping:
-                    break
-                self._reopen()
-                self.flush()
-        except BaseException as error:
-            guard.internal_errors["flusher"] = guard.internal_errors.get("flusher", 0) + 1
-            self.last_error = f"{type(error).__name__}: {error}"
-        finally:
-            self._running = False
-            guard.suppressed.discard(ident)
+    def _run(self, thread: Background) -> None:
+        while thread.pause(self._pause_s()):
+            self._reopen()
+            self.flush()
 
     def _pause_s(self) -> float:
         pause_s = PERIOD_S
@@ -116,15 +102,16 @@ class Flusher:
         """Collect and write; failures are kept for later, told once."""
         if not self._busy.acquire(True, 2.0):
             return
-        began_ns = clock.monotonic_ns()
+        used_ns = thread_time_ns()
+        now_ns = clock.monotonic_ns()
         try:
-            self._collect(began_ns)
-            if (self._unsent_probes or self._unsent_stacks or self.artefacts) and began_ns >= self._retry_ns:
+            self._collect(now_ns)
+            if (self._unsent_probes or self._unsent_stacks or self.artefacts) and now_ns >= self._retry_ns:
                 self._write()
         except Exception as error:
             guard.report("flusher", error)
         finally:
-            self.busy_ns += clock.monotonic_ns() - began_ns
+            self.busy_ns += thread_time_ns() - used_ns
             self._busy.release()
 
     def _collect(self, now_ns: int) -> None:
@@ -200,7 +187,7 @@ class Flusher:
         ]
         artefacts = list(self.artefacts)
         dropped, overhead_ns = self.dropped, recorder.busy_ns + self.busy_ns
-        overhead_ns += sum(counts[6] for counts in self.active.values())
+        overhead_ns += sum(counts[6] for counts in list(self.active.values()))
         try:
             if self._writer is None:
                 self._writer = self._make_writer()
@@ -211,6 +198,7 @@ class Flusher:
                 dropped=dropped - self._dropped_sent,
                 overhead_ns=overhead_ns - self._overhead_sent_ns,
                 now_ns=clock.wall_ns(),
+                states=self.states(),
             )
         except (StoreError, OSError) as error:
             self._retry_ns = clock.monotonic_ns() + int(RETRY_S * 1e9)
@@ -228,12 +216,8 @@ class Flusher:
 
     def close(self) -> None:
         """Write what is left and end the thread; waits at most 2 s."""
-        self._stopping = True
-        self.poke()
-        for _ in range(200):
-            if not self._running:
-                break
-            sleep(0.01)
+        self._closed = True
+        self.rest(2.0)
         self._window_ns = 0
         self._retry_ns = 0
         self.flush()
@@ -263,6 +247,11 @@ def merged(deltas: list[Any]) -> list[Any]:
                 both[index] = both.get(index, 0) + count
             setattr(first, name, both)
     return list(out.values())
+
+
+def _no_news() -> list[Any] | None:
+    """Stand in until the session tells the states of its probes."""
+    return None
 
 
 def _nobody(probe: Probe, samples: int, window_s: float) -> None:

@@ -41,6 +41,14 @@ def report(where: str, error: BaseException) -> None:
         raise error
 
 
+def count(where: str, error: BaseException) -> None:
+    """Count a failure and log it once, in a place that can't raise even under AUTOPROF_STRICT."""
+    internal_errors[where] = internal_errors.get(where, 0) + 1
+    if where not in _logged:
+        _logged.add(where)
+        warn(f"internal error in {where}: {type(error).__name__}: {error}; autoprof goes on without it")
+
+
 def warn(message: str) -> None:
     """Log one WARNING on the `autoprof` logger, unmeasured; swallow what a handler raises."""
     _log(30, message)

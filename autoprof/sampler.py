@@ -10,15 +10,15 @@ from __future__ import annotations
 import os
 import sys
 from _random import Random
-from _thread import allocate_lock, get_ident, start_new_thread
-from time import sleep
+from _thread import allocate_lock
+from time import thread_time_ns
 
 from autoprof import clock, guard
+from autoprof.background import Background
 from autoprof.flight import Flight, afloat, in_flight
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _thread import LockType
     from collections.abc import Callable
     from types import CodeType, FrameType
     from typing import Any
@@ -57,7 +57,7 @@ class Sampler:
         self.ticks = 0
         self.on_ended: Callable[[Flight, int], None] = _ignore_end
         self.idle = True
-        self._alarm: LockType | None = None
+        self._thread: Background | None = None
         self._table_lock = allocate_lock()
         self._counts: dict[tuple[Any, tuple[int, ...]], list[int]] = {}
         self._labels: dict[int, tuple[CodeType, str]] = {}
@@ -66,31 +66,21 @@ class Sampler:
     def wake(self) -> None:
         """Start sampling; called by a probe when `idle` is set. Starts the thread at the first call."""
         self.idle = False
-        alarm = self._alarm
-        if alarm is not None:
-            try:
-                alarm.release()
-            except RuntimeError:
-                pass  # two threads woke it at once
+        thread = self._thread
+        if thread is not None and thread.running:
+            thread.wake()
             return
-        alarm = self._alarm = allocate_lock()
-        alarm.acquire()
-        try:
-            # Not threading.Thread: ours must not show in the application's threading.enumerate().
-            start_new_thread(self._run, (alarm,))
-        except RuntimeError:
-            self._alarm = None
+        thread = self._thread = Background("sampler", self._run)
+        if not thread.start():
+            self._thread = None
             self.idle = True
 
-    def stop(self) -> None:
+    def stop(self, wait_s: float = 0.0) -> None:
         """Let the thread end; a later `wake` starts another."""
-        alarm, self._alarm = self._alarm, None
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.stop(wait_s)
         self.idle = True
-        if alarm is not None and alarm.locked():
-            try:
-                alarm.release()
-            except RuntimeError:
-                pass  # woken just now
 
     def forget_thread(self) -> None:
         """Start clean in a forked child, where the thread does not exist."""
@@ -98,31 +88,27 @@ class Sampler:
         self.__init__()  # type: ignore[misc]
         self.interval_ns, self.on_ended = interval_ns, on_ended
 
-    def _run(self, alarm: LockType) -> None:
-        ident = get_ident()
-        guard.suppressed.add(ident)
+    def _run(self, thread: Background) -> None:
         try:
-            while self._alarm is alarm:
-                self._sample_until_idle(alarm)
-                alarm.acquire()
-        except BaseException as error:  # a dying sampler must not print into the application's stderr
-            guard.internal_errors["sampler"] = guard.internal_errors.get("sampler", 0) + 1
-            del error
+            while thread.wanted:
+                self._sample_until_idle(thread)
+                if self.idle and not thread.pause():
+                    break
         finally:
-            guard.suppressed.discard(ident)
-            if self._alarm is alarm:
-                self._alarm = None
+            if self._thread is thread:
+                self._thread = None
                 self.idle = True
 
-    def _sample_until_idle(self, alarm: LockType) -> None:
+    def _sample_until_idle(self, thread: Background) -> None:
         first = True
         quiet_s = 0.0
         self._last_ns = clock.monotonic_ns()
-        while self._alarm is alarm:
+        while thread.wanted:
             interval_s = self.interval_ns / 1e9
             pause_s = interval_s * (_random.random() if first else 0.5 + _random.random())
             first = False
-            sleep(pause_s)
+            if not thread.pause(pause_s):
+                return
             if in_flight or afloat:
                 quiet_s = 0.0
             else:
@@ -142,6 +128,7 @@ class Sampler:
         self.ticks += 1
         if not in_flight and not afloat:
             return
+        used_ns = thread_time_ns()
         try:
             with self._table_lock:
                 ended = self._look(now_ns, weight_ns)
@@ -149,7 +136,7 @@ class Sampler:
                 self.on_ended(each, now_ns)
         except Exception as error:
             guard.report("sampler", error)
-        self.busy_ns += clock.monotonic_ns() - now_ns
+        self.busy_ns += thread_time_ns() - used_ns
 
     def _look(self, now_ns: int, weight_ns: int) -> list[Flight]:
         """Count the stacks of the calls in flight; return the generator-like ones that have ended unseen.

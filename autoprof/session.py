@@ -10,6 +10,7 @@ from autoprof import events, guard
 from autoprof import flight as flights
 from autoprof import gate as gates
 from autoprof import probe as probes
+from autoprof.clock import wall_ns
 from autoprof.flusher import Flusher
 from autoprof.installer import Installer
 from autoprof.rewrite import backend as backends
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from autoprof.gate import Gate
-    from autoprof.policy import Policy
+    from autoprof.policy import Policy, Rule
     from autoprof.probe import Probe
     from autoprof.probe_status import ProbeStatus
 
 RUN_VARIABLE = "AUTOPROF_RUN"
+FORK_WAIT_S = 0.1
+UNMATCHED_AFTER_NS = 60_000_000_000
 DEFAULT_OUTPUT = "./autoprof-data"
 _DEFAULT_MAX_SIZE_BYTES = 256_000_000
 _DEFAULT_MAX_AGE_NS = 7 * 86_400 * 1_000_000_000
@@ -45,9 +48,48 @@ class Session:
         self.installer = Installer(policy, self.backend, self.strategy)
         self.installer.on_installed = self._installed
         self.flusher = Flusher(self._make_writer)
-        self.flusher.on_window = _send_sample
+        self._wire_flusher()
         self.run, self.start_folder = run_and_folder()
+        self.started_ns = wall_ns()
         self._hook: Any = None
+        self._rested = False
+        self._warned = False
+
+    def _wire_flusher(self) -> None:
+        self.flusher.on_window = _send_sample
+        self.flusher.states = self._news
+        self._told: object = None
+
+    def _news(self) -> list[Any] | None:
+        """Return the state of every probe and unmatched rule for the store, if it is not the one told last."""
+        self._warn_of_unmatched_rules()
+        probes_now = list(self.installer.probes.values())
+        signature = (len(probes_now), len(self.installer.matched_rules), sum(not each.reason for each in probes_now))
+        if signature == self._told:
+            return None
+        self._told = signature
+        from autoprof.store import ProbeState
+
+        states = [
+            ProbeState(each.target, each.rule, each.policy, each.strategy_name, each.state, each.reason)
+            for each in probes_now
+        ]
+        for rule in self._unmatched_rules():
+            globs = ", ".join(str(each.text) for each in rule.match)
+            states.append(ProbeState(globs, rule.label, rule.policy, "", "waiting", "matched no function yet"))
+        return states
+
+    def _unmatched_rules(self) -> list[Rule]:
+        rules = self.policy.rules if self.policy else ()
+        return [each for each in rules if each.index not in self.installer.matched_rules and each.policy != "none"]
+
+    def _warn_of_unmatched_rules(self) -> None:
+        if self._warned or wall_ns() - self.started_ns < UNMATCHED_AFTER_NS:
+            return
+        self._warned = True
+        for rule in self._unmatched_rules():
+            globs = ", ".join(str(each.text) for each in rule.match)
+            guard.warn(f"{rule.label} has matched no function in the first minute: {globs}")
 
     def strategy(self, name: str) -> Any:
         """Return the strategy object of a name; None for `sample`, which the flight recorder does."""
@@ -133,6 +175,7 @@ class Session:
             max_size_bytes=policy.store_max_size_bytes if policy else _DEFAULT_MAX_SIZE_BYTES,
             max_age_ns=policy.store_max_age_ns if policy else _DEFAULT_MAX_AGE_NS,
             env=str(events.environment["env"]),
+            started_ns=self.started_ns,
         )
 
     def _deliver_flame_graph(self, probe: Probe, stacks: Any, duration_ns: int) -> str | None:
@@ -162,14 +205,27 @@ class Session:
         for each in self.installer.probes.values():
             each.state, each.reason = "removed", "autoprof.stop() was called"
 
+    def rest(self) -> None:
+        """End our threads before a fork: from 3.12 on it would warn the application of them."""
+        recorder.stop(FORK_WAIT_S)
+        self._rested = self.flusher.rest(FORK_WAIT_S)
+
+    def resume(self) -> None:
+        """Start them again in the parent, if they ran."""
+        if self._rested:
+            self.flusher.start()
+        if flights.in_flight or flights.afloat:
+            recorder.wake()
+
     def in_child(self) -> None:
         """Start clean in a forked child: no thread, no connection, all counts at zero."""
+        self.started_ns = wall_ns()
         flights.forget_all()
         recorder.forget_thread()
         gates.reseed()
         old = self.flusher
         self.flusher = Flusher(self._make_writer)
-        self.flusher.on_window = _send_sample
+        self._wire_flusher()
         for each in self.installer.probes.values():
             each.clear()
         for each in list(old.active):
@@ -336,7 +392,7 @@ def _prepare_process() -> None:
 
     atexit.register(_at_exit)
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_in_child)
+        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
 
 
 def _at_exit() -> None:
@@ -346,6 +402,22 @@ def _at_exit() -> None:
         current.flusher.close()
     except Exception as error:
         guard.report("exit", error)
+
+
+def _before_fork() -> None:
+    if current is not None:
+        try:
+            current.rest()
+        except Exception as error:
+            guard.report("fork", error)
+
+
+def _after_fork() -> None:
+    if current is not None:
+        try:
+            current.resume()
+        except Exception as error:
+            guard.report("fork", error)
 
 
 def _in_child() -> None:
