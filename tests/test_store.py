@@ -248,8 +248,10 @@ def test_a_batch_of_500_is_quick(tmp_path: Path) -> None:
 
 
 def test_importing_the_store_is_light(tmp_path: Path) -> None:
-    script = "import sys, json, sqlite3; before = set(sys.modules); import autoprof.store; import json as j; " \
-        "print(j.dumps(sorted(set(sys.modules) - before)))"  # fmt: skip
+    script = (
+        "import sys, json, sqlite3; before = set(sys.modules); import autoprof.store; "
+        "print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, cwd=REPOSITORY)
     loaded = json.loads(done.stdout)
     unwanted = {
