@@ -233,13 +233,18 @@ def test_arguments_die_when_the_body_drops_them(put: Put) -> None:
         more.clear()
         return watch() is None
 
-    put(positional, stars)
-    for function in (lambda t, w: positional(t.pop(), w), lambda t, w: stars(t.pop(), watch=w)):
+    gate = put(positional, stars)
+    functions: list[Any] = [lambda t, w: positional(t.pop(), w), lambda t, w: stars(t.pop(), watch=w)]
+    if sys.version_info < (3, 12) and gate.mode == "open":
+        functions.pop()  # CALL_FUNCTION_EX is a call in C there, which holds the tuple until it returns
+    for function in functions:
         thing = [Thing()]
         watch = weakref.ref(thing[0])
         assert function(thing, watch)
     thing = [Thing()]
     watch = weakref.ref(thing[0])
+    if len(functions) == 1:
+        return
     died = stars(watch=watch, key=thing.pop())  # inside an assert pytest would keep the argument
     assert died
 
