@@ -131,7 +131,7 @@ class Problems:
         if isinstance(node, Scalar) and node.bad:
             return
         suggestion = None if isinstance(node, Scalar) and node.substituted else error.suggestion
-        problem = f"{what}: {error.problem}" if what else error.problem
+        problem = f"{what}: {error.problem}" if what and not node.path else error.problem
         self.add(node, problem, node.written(), error.right, suggestion)
 
     def at(self, line: int, column: int, message: str) -> None:

@@ -70,7 +70,7 @@ def _stars(first: str, middle: list[str], last: str) -> Matcher:
 class Pattern:
     """One `module glob:qualified-name glob`; raises BadValue for what can never match or is no glob."""
 
-    __slots__ = ("angle", "matches_name", "module", "module_test", "qualname", "stars", "text")
+    __slots__ = ("angle", "matches_name", "module", "module_test", "package", "qualname", "stars", "text")
 
     def __init__(self, text: str) -> None:
         problem = glob_problem(text)
@@ -79,6 +79,7 @@ class Pattern:
         self.text = text
         self.module, _, self.qualname = text.partition(":")
         self.angle = "<" in self.qualname
+        self.package = _package(self.module)  # the only top-level package it can reach; empty: several
         self.stars = self.module.startswith("*")
         self.module_test = compile_glob(self.module)
         self.matches_name = compile_glob(self.qualname)
@@ -104,6 +105,11 @@ class Pattern:
         if never_matched(last) or (last.startswith("<") and not self.angle):
             return False
         return self.matches_module(module) and self.matches_name(qualname)
+
+
+def _package(module_glob: str) -> str:
+    first = module_glob.partition(".")[0]
+    return "" if not first.isascii() or any(sign in first for sign in "*?[") else first
 
 
 def never_matched(last_name: str) -> bool:

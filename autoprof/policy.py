@@ -135,10 +135,10 @@ class Policy:
     """A policy file's meaning. Not changed after it was made, but for the caches and `loaded_ns`."""
 
     __slots__ = (
-        "_active", "_clock", "_covers", "_plans", "budget", "env", "exporters", "inactive", "load_cpu",
-        "load_memory", "loaded_ns", "output", "output_mode", "path", "programs", "reload_ns",
-        "rewrite", "rules", "service",
-        "store_max_age_ns", "store_max_size_bytes", "version", "warnings",
+        "_active", "_clock", "_covers", "_plans", "_reach", "_wild", "budget", "env", "exporters",
+        "inactive", "load_cpu", "load_memory", "loaded_ns", "output", "output_mode", "path", "programs",
+        "reload_ns", "rewrite", "rules", "service", "store_max_age_ns", "store_max_size_bytes",
+        "version", "warnings",
     )  # fmt: skip
     version: int
     env: str
@@ -171,6 +171,13 @@ class Policy:
         self.loaded_ns = clock()
         self._clock = clock
         self._active = tuple(rule for rule in self.rules if not rule.excluded(self.env))
+        granting = [pattern for rule in self._active if rule.policy != "none" for pattern in rule.match]
+        # What may reach a module: by its top-level package, else only globs with a wildcard in that part.
+        self._wild = tuple({p.module: p for p in granting if not p.package}.values())
+        self._reach: dict[str, list[Pattern]] = {}
+        for pattern in granting:
+            if pattern.package:
+                self._reach.setdefault(pattern.package, []).append(pattern)
         self._covers: dict[str, bool] = {}
         self._plans: dict[object, tuple[_Plan, ...]] = {}
 
@@ -191,7 +198,15 @@ class Policy:
     def _look(self, module: str) -> bool:
         if len(self._covers) >= _CACHED_MODULES:
             self._covers.clear()
-        found = any(plan.rule.policy != "none" for plan in self._plan(_names(module, ())))
+        name = "__main__" if module == "__mp_main__" else module
+        # Every import of an application pays this once: two plain loops, mostly over nothing.
+        found = False
+        for patterns in (self._reach.get(name.partition(".")[0], ()), self._wild):
+            for pattern in patterns:
+                if pattern.matches_module(name):
+                    found = True
+                    break
+        found = found and not _never_module(name)
         self._covers[module] = found
         return found
 
@@ -200,16 +215,18 @@ class Policy:
         names = _names(module, aliases)
         last = qualname.rpartition(".")[2]
         grants: list[Grant] = []
+        kinds: set[str] = set()
         none = None
         if not (last[:1] in "<_" and never_matched(last)):
             for plan in self._plan(names):
                 rule = plan.rule
-                if plan.matches(qualname, last) and not self._expired(rule):
-                    if rule.policy == "none":
-                        none = rule
-                        break
-                    if not any(grant.kind == rule.policy for grant in grants):
-                        grants.append(Grant(rule))
+                if rule.policy in kinds or not plan.matches(qualname, last) or self._expired(rule):
+                    continue
+                if rule.policy == "none":
+                    none = rule
+                    break
+                kinds.add(rule.policy)
+                grants.append(Grant(rule))
         return Decision(f"{names[0]}:{qualname}", tuple(grants), none, self, (names, qualname))
 
     def _expired(self, rule: Rule) -> bool:

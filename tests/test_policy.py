@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import timeit
 from fnmatch import fnmatchcase
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -203,7 +204,7 @@ def test_except_skips_this_rule_only() -> None:
 
 
 @pytest.mark.parametrize("excluded", [{"env": ("prod",)}, {"enabled": False}])
-def test_a_rule_that_env_or_enabled_excludes_does_not_match(excluded: dict[str, object]) -> None:
+def test_a_rule_that_env_or_enabled_excludes_does_not_match(excluded: dict[str, Any]) -> None:
     made = policy(rule(0, "profile", "shop:*", **excluded), rule(1, "profile", "shop:*"))
     assert kinds(made.decide("shop", "f")) == [("profile", 1)]
     assert [one.index for one in made.active_rules] == [1]
@@ -325,6 +326,9 @@ def test_decisions_follow_the_plain_reading_of_the_rules(
     assert kinds(decision) == expected
     assert decision.none is ended
     assert not expected or made.covers(module)
+    granting = [text for kind, match, _, on in rules if on and kind != "none" for text in match]
+    reached = any(Pattern(text).matches_module(module) for text in granting)
+    assert made.covers(module) is (reached and not module.startswith("autoprof"))
     applied = [one.index for one, applies, _ in decision.trace() if applies and one.policy != "none"]
     assert applied == [index for _, index in expected]
 
@@ -362,7 +366,7 @@ def test_the_defaults_without_a_file() -> None:
 
 # Options
 
-CONTRACT = {
+CONTRACT: dict[str, dict[str, object]] = {
     "profile": {
         "strategy": "sample",
         "rate": 0.01,

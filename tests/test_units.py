@@ -176,7 +176,7 @@ def test_sizes_and_shares_for_people() -> None:
 def test_nothing_but_a_number_or_a_unit_error_comes_out(value: object) -> None:
     for parse in (units.parse_duration_ns, units.parse_size_bytes, units.parse_share, units.parse_bool):
         try:
-            result = parse(value)  # type: ignore[operator]
+            result = parse(value)
         except UnitError as error:
             assert str(error).isprintable()
         else:
