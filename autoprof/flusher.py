@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from _thread import allocate_lock
-from time import thread_time_ns
 
 from autoprof import clock, guard
 from autoprof import probe as probes
@@ -102,7 +101,7 @@ class Flusher:
         """Collect and write; failures are kept for later, told once."""
         if not self._busy.acquire(True, 2.0):
             return
-        used_ns = thread_time_ns()
+        used_ns = clock.thread_ns()
         now_ns = clock.monotonic_ns()
         try:
             self._collect(now_ns)
@@ -111,7 +110,7 @@ class Flusher:
         except Exception as error:
             guard.report("flusher", error)
         finally:
-            self.busy_ns += thread_time_ns() - used_ns
+            self.busy_ns += clock.thread_ns() - used_ns
             self._busy.release()
 
     def _collect(self, now_ns: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from _random import Random
 from itertools import repeat
 from math import log, log1p
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from typing import Any
     from weakref import ref
 
-FOREVER = 1 << 62
+FOREVER = sys.maxsize >> 1
+"""More calls than a process makes, and a tick can be added without leaving Py_ssize_t (32 bits in WebAssembly)."""
+
 EXHAUSTED: Iterator[bool] = repeat(True, 0)
 _random = Random(int.from_bytes(os.urandom(16), "little"))
 

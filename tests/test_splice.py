@@ -37,7 +37,7 @@ class Gate:
         self.mode = mode
         self.log: list[Any] = []
         self.code: Any = None
-        self.ticks: Any = repeat(True, 0 if mode != "closed" else 1 << 40)
+        self.ticks: Any = repeat(True, 0 if mode != "closed" else sys.maxsize >> 1)
         self.caught = (RecursionError, MemoryError)
         self.begin, self.finish, self.unwind = _begin, _finish, _unwind
 

@@ -1,0 +1,23 @@
+// node run.mjs PYODIDE_FOLDER REPOSITORY SITE PYTEST_ARGUMENTS...
+// Runs the repository's tests inside one Pyodide; the exit status is pytest's.
+import { pathToFileURL } from "node:url";
+import path from "node:path";
+
+const [folder, repository, site, ...args] = process.argv.slice(2);
+const module = path.join(folder, "node_modules", "pyodide", "pyodide.mjs");
+const { loadPyodide } = await import(pathToFileURL(module).href);
+const python = await loadPyodide();
+for (const [place, root] of [["/repository", repository], ["/site", site]]) {
+  python.FS.mkdirTree(place);
+  python.FS.mount(python.FS.filesystems.NODEFS, { root }, place);
+}
+python.globals.set("arguments", python.toPy(args));
+const status = python.runPython(`
+import os, sys
+sys.dont_write_bytecode = True
+sys.path[:0] = ["/repository", "/site"]
+os.chdir("/repository")
+from tests.pyodide.inside import main
+main(list(arguments))
+`);
+process.exit(status);
