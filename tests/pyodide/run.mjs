@@ -12,7 +12,9 @@ for (const [place, root] of [["/repository", repository], ["/site", site]]) {
   python.FS.mount(python.FS.filesystems.NODEFS, { root }, place);
 }
 python.globals.set("arguments", python.toPy(args));
-const status = python.runPython(`
+let status = 3;
+try {
+  status = python.runPython(`
 import os, sys
 sys.dont_write_bytecode = True
 sys.path[:0] = ["/repository", "/site"]
@@ -20,4 +22,7 @@ os.chdir("/repository")
 from tests.pyodide.inside import main
 main(list(arguments))
 `);
+} catch (error) {
+  console.error(error.message); // without the stack, which quotes a megabyte of Pyodide's own source
+}
 process.exit(status);
