@@ -93,7 +93,9 @@ def _install_live(function: Any) -> None:
     function.__qualname__ = f"alive_{random.random()}"
     installer = session.current.installer
     options = {"rate": 0.001, "strategy": "sample"}
-    probe = installer.new_probe(f"{function.__module__}:{function.__qualname__}", "benchmark", "profile", options)
+    probe = installer.new_probe(
+        f"{function.__module__}:{function.__qualname__}", "benchmark", "profile", options
+    )
     live.splice_function(installer, function, [probe])
 
 

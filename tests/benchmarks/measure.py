@@ -33,7 +33,9 @@ class Figure:
         """The figure as a row of the table."""
         bound = "" if self.limit is None else f"{'>=' if self.at_least else '<='} {self.limit:g} {self.unit}"
         verdict = "" if self.limit is None else ("ok" if self.holds else "BROKEN")
-        return f"{self.name:52s} {self.value:10.2f} {self.unit:7s} {bound:18s} {verdict:7s} {self.note}".rstrip()
+        return (
+            f"{self.name:52s} {self.value:10.2f} {self.unit:7s} {bound:18s} {verdict:7s} {self.note}".rstrip()
+        )
 
 
 def loop_ns(function: Callable[[int], object], calls: int) -> float:

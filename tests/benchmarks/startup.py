@@ -68,11 +68,15 @@ def _set(ours: str, unset: dict[str, str], environment: dict[str, str]) -> Figur
     for _ in range(PAIRS // 4):
         off = _seconds(ours, unset)
         differences.append(_seconds(ours, environment) - off)
-    return Figure("set, nothing matches: added to the start", statistics.median(differences) * 1000, "ms", 25.0)
+    return Figure(
+        "set, nothing matches: added to the start", statistics.median(differences) * 1000, "ms", 25.0
+    )
 
 
 def _loaded(ours: str, environment: dict[str, str]) -> Figure:
-    script = f"import sys; print(sum(name in sys.modules for name in {_FORBIDDEN!r}), 'autoprof' in sys.modules)"
+    script = (
+        f"import sys; print(sum(name in sys.modules for name in {_FORBIDDEN!r}), 'autoprof' in sys.modules)"
+    )
     done = subprocess.run([ours, "-c", script], env=environment, check=True, capture_output=True, text=True)
     count, there = done.stdout.split()
     if there != "True":
