@@ -264,7 +264,7 @@ def first(gate_: Gate) -> Flight | None:
         raise
     except Exception as error:
         guard.report("first call", error)
-    return begin(gate_)
+    return begin(gate_, 3)
 
 
 def _nobody(gate_: Gate) -> None:
@@ -275,8 +275,12 @@ on_first_call: Callable[[Gate], None] = _nobody
 """Set by the session: finds the gate's owner and starts the writer."""
 
 
-def begin(gate_: Gate) -> Flight | None:
-    """Open a call: return it to be measured, or None to run the body in place."""
+def begin(gate_: Gate, depth: int = 2) -> Flight | None:
+    """Open a call: return it to be measured, or None to run the body in place.
+
+    Args:
+        depth: of the frame that makes the call, seen from `_take_off`.
+    """
     entered_ns = monotonic_ns()
     if next(gate_.ticks, False):
         return None  # another thread found the gate open too and was faster
@@ -293,7 +297,7 @@ def begin(gate_: Gate) -> Flight | None:
                 each.skip(reason or "error")
             gate_.arm(0)
             return None
-        call = _take_off(gate_, code, probes, ident, entered_ns)
+        call = _take_off(gate_, code, probes, ident, entered_ns, depth)
         if call is None:
             gate_.arm(0)
             return None
@@ -313,7 +317,7 @@ def begin(gate_: Gate) -> Flight | None:
 
 
 def _take_off(
-    gate_: Gate, code: CodeType, probes: tuple[Probe, ...], ident: int, entered_ns: int
+    gate_: Gate, code: CodeType, probes: tuple[Probe, ...], ident: int, entered_ns: int, depth: int
 ) -> Flight | None:
     call = Flight()
     call.code = code
@@ -327,7 +331,7 @@ def _take_off(
     call.done = False
     call.limit_ns = probes[0].limit_ns
     try:
-        call.caller = _getframe(2)
+        call.caller = _getframe(depth)
     except ValueError:
         call.caller = None
     return call if _start(call, probes, ident) else None
