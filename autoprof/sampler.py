@@ -11,7 +11,6 @@ import os
 import sys
 from _random import Random
 from _thread import allocate_lock
-from time import thread_time_ns
 
 from autoprof import clock, guard
 from autoprof.background import Background
@@ -128,7 +127,7 @@ class Sampler:
         self.ticks += 1
         if not in_flight and not afloat:
             return
-        used_ns = thread_time_ns()
+        used_ns = clock.thread_ns()
         try:
             with self._table_lock:
                 ended = self._look(now_ns, weight_ns)
@@ -136,7 +135,7 @@ class Sampler:
                 self.on_ended(each, now_ns)
         except Exception as error:
             guard.report("sampler", error)
-        self.busy_ns += thread_time_ns() - used_ns
+        self.busy_ns += clock.thread_ns() - used_ns
 
     def _look(self, now_ns: int, weight_ns: int) -> list[Flight]:
         """Count the stacks of the calls in flight; return the generator-like ones that have ended unseen.
