@@ -8,7 +8,9 @@ them adds batches of deltas; a `StoreReader`, usually in another program, sums t
     store_batch     one batch on its way into the tables
     store_bounds    keeps the file within its size and age
     store_writer    StoreWriter: transactions, waiting, damaged files, forks
-    store_reader    StoreReader: merges files and processes, picks runs
+    store_tables    the tables of an open file, for readers
+    store_merge     adds up files and processes
+    store_reader    StoreReader: finds the files, picks runs
 """
 
 from __future__ import annotations

@@ -118,32 +118,61 @@ def plural(count: int, noun: str) -> str:
 
 
 class Node:
-    """A frame in the tree: `total` counts everything below it too."""
+    """A frame in the tree: `total` counts everything below it too, `left` what is beside it on the left."""
 
-    __slots__ = ("children", "depth", "name", "total")
+    __slots__ = ("children", "depth", "left", "name", "total")
 
-    def __init__(self, name: str, depth: int) -> None:
-        self.name, self.depth, self.total = name, depth, 0
-        self.children: dict[str, Node] = {}
-
-    def ordered(self) -> list[Node]:
-        """Return the children by name, so that two graphs of one program look alike."""
-        return [self.children[name] for name in sorted(self.children)]
+    def __init__(self, name: str, depth: int, left: int, total: int) -> None:
+        self.name, self.depth, self.left, self.total = name, depth, left, total
+        self.children: list[Node] = []
 
 
-def tree(stacks: Stacks, depth_limit: int) -> tuple[Node, int]:
-    """Return the root of the frames' tree, and the deepest stack met; frames below the limit are cut off."""
-    root, deepest = Node("all", 0), 0
-    for stack, weight in stacks:
-        if weight <= 0:
-            continue
-        deepest = max(deepest, len(stack))
-        node = root
-        node.total += weight
-        for name in stack[:depth_limit]:
-            child = node.children.get(name)
-            if child is None:
-                child = node.children[name] = Node(name, node.depth + 1)
-            child.total += weight
-            node = child
-    return root, deepest
+class Tree:
+    """The frames of many stacks, children by name so that two graphs of one program look alike.
+
+    Args:
+        depth_limit: Frames below it are cut off.
+        narrowest: Share of the whole below which a frame, with all below it, is left out.
+
+    Attributes:
+        left_out: Number of such frames.
+        deepest: Frames of the deepest stack.
+    """
+
+    def __init__(self, stacks: Stacks, depth_limit: int, narrowest: float = 0.0) -> None:
+        self._stacks = sorted(item for item in stacks if item[1] > 0)
+        self.deepest = max((len(stack) for stack, _ in self._stacks), default=0)
+        self.root = Node("all", 0, 0, sum(weight for _, weight in self._stacks))
+        self.left_out = 0
+        self._least = self.root.total * narrowest
+        pending = [(self.root, 0, len(self._stacks))]
+        while pending:
+            node, first, end = pending.pop()
+            if node.depth < depth_limit:
+                pending += self._grow(node, first, end)
+
+    def _grow(self, node: Node, first: int, end: int) -> Iterator[tuple[Node, int, int]]:
+        """Add a node's children, from the sorted stacks that pass through it."""
+        depth, left, stacks = node.depth, node.left, self._stacks
+        while first < end and len(stacks[first][0]) <= depth:  # those that end here come first
+            first += 1
+        while first < end:
+            start, name, total = first, stacks[first][0][depth], 0
+            while first < end and stacks[first][0][depth] == name:
+                total += stacks[first][1]
+                first += 1
+            if total < self._least:
+                self.left_out += 1
+            else:
+                child = Node(name, depth + 1, left, total)
+                node.children.append(child)
+                yield child, start, first
+            left += total
+
+    def nodes(self) -> Iterator[Node]:
+        """Yield every node in preorder."""
+        pending = [self.root]
+        while pending:
+            node = pending.pop()
+            yield node
+            pending.extend(reversed(node.children))

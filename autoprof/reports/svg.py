@@ -10,13 +10,11 @@ import zlib
 from html import escape
 
 from autoprof.reports.flame_script import SCRIPT, STYLE
-from autoprof.reports.model import all_stacks, clean, plural, short_name, tree
+from autoprof.reports.model import Tree, all_stacks, clean, plural, short_name
 from autoprof.units import format_duration, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from autoprof.reports.model import Node, Stacks
     from autoprof.store_records import ReportData
 
@@ -52,16 +50,13 @@ def render_stacks(stacks: Stacks, *, title: str, unit: str = "ns") -> str:
 
 def fragment(stacks: Stacks, *, title: str, unit: str, frames_limit: int = FRAMES_LIMIT) -> str:
     """Return only the `<svg>` element, for a page that brings STYLE and SCRIPT itself."""
-    root, deepest = tree(stacks, DEPTH_LIMIT)
-    least = _least_weight(root, frames_limit)
-    drawn, left_out, rows = [], 0, 1
-    for node, before in _walk(root):
-        if node.total < least or not root.total:
-            left_out += 1
-            continue
-        rows = max(rows, node.depth + 1)
-        drawn.append(_frame(node, before, root.total, unit))
-    notes = _notes(root, unit, left_out, deepest)
+    graph = Tree(stacks, DEPTH_LIMIT, _NARROWEST / _WIDTH)
+    whole = graph.root.total
+    shown = _lightest_first_out(list(graph.nodes()) if whole else [], frames_limit)
+    left_out = graph.left_out + sum(1 for _ in graph.nodes()) - len(shown)
+    drawn = [_frame(node, whole, unit) for node in shown]
+    notes = _notes(graph, unit, left_out)
+    rows = max((node.depth + 1 for node in shown), default=0)
     height = _TOP + rows * _ROW + 8
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="autoprof-flame" viewBox="0 0 {_WIDTH} {height}" '
@@ -78,28 +73,16 @@ def amount(weight: int, unit: str) -> str:
     return format_size(weight) if unit == "bytes" else plural(weight, "sample")
 
 
-def _walk(root: Node) -> Iterator[tuple[Node, int]]:
-    """Yield nodes in preorder with the weight to their left."""
-    pending = [(root, 0)]
-    while pending:
-        node, before = pending.pop()
-        yield node, before
-        below = []
-        for child in node.ordered():
-            below.append((child, before))
-            before += child.total
-        pending.extend(reversed(below))
+def _lightest_first_out(nodes: list[Node], limit: int) -> list[Node]:
+    """Return at most `limit` nodes; a node is never lighter than those below it, so none hangs in the air."""
+    if len(nodes) <= limit:
+        return nodes
+    least = sorted((node.total for node in nodes), reverse=True)[limit]
+    return [node for node in nodes if node.total > least]
 
 
-def _least_weight(root: Node, frames_limit: int) -> float:
-    """Return the weight below which frames are too narrow to see, or too many to draw."""
-    weights = sorted((node.total for node, _ in _walk(root)), reverse=True)
-    visible = root.total * _NARROWEST / _WIDTH
-    return max(visible, weights[frames_limit] + 1) if len(weights) > frames_limit else visible
-
-
-def _frame(node: Node, before: int, whole: int, unit: str) -> str:
-    x, width = before / whole * _WIDTH, node.total / whole * _WIDTH
+def _frame(node: Node, whole: int, unit: str) -> str:
+    x, width = node.left / whole * _WIDTH, node.total / whole * _WIDTH
     y = _TOP + node.depth * _ROW
     room = int((width - 6) / _CHARACTER)
     name = clean(short_name(node.name))
@@ -126,14 +109,14 @@ def _colour(node: Node) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def _notes(root: Node, unit: str, left_out: int, deepest: int) -> str:
-    if not root.total:
+def _notes(graph: Tree, unit: str, left_out: int) -> str:
+    if not graph.root.total:
         return "nothing was sampled"
-    parts = [amount(root.total, unit)]
+    parts = [amount(graph.root.total, unit)]
     if left_out:
         parts.append(f"{plural(left_out, 'frame')} too narrow to draw")
-    if deepest > DEPTH_LIMIT:
-        parts.append(f"stacks cut at {DEPTH_LIMIT} of {deepest} frames")
+    if graph.deepest > DEPTH_LIMIT:
+        parts.append(f"stacks cut at {DEPTH_LIMIT} of {graph.deepest} frames")
     return ", ".join(parts)
 
 
