@@ -57,7 +57,7 @@ class Installer:
         self.blocked: set[str] = set()
         self.on_installed: Callable[[Probe], None] = _nothing
         self._strategy = strategy
-        self._wrapped: dict[tuple[str, int, bool], Gate] = {}
+        self._wrapped: dict[tuple[str, int, int], Gate] = {}
 
     def covers(self, module: str) -> bool:
         """Tell whether a rule may name a function of this module."""
@@ -170,11 +170,12 @@ class Installer:
 
         def wrap_function(function: Any) -> Any:
             like = is_generator_like(function)
-            key = f"{module}:{qualname}", line, like
+            code = getattr(function, "__code__", None) or _no_code.__code__
+            key = f"{module}:{qualname}", line, id(code)
             gate = self._wrapped.get(key)
             if gate is None:
                 gate = self.new_gate(None, module, qualname)
-                gate.code = _own_code
+                gate.code = lambda: code
                 gate.generator_like = like
                 self._wrapped[key] = gate
             for each in granted:
@@ -217,9 +218,8 @@ class Installer:
         return list(seen.values())
 
 
-def _own_code() -> CodeType:
-    """Stand in for the code of a wrapped function: `begin` only asks whether there is one."""
-    return _own_code.__code__
+def _no_code() -> None:
+    """Stand in for the function of a wrapper around C: strategies look for its code and find none."""
 
 
 def _nothing(made: Probe) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 RUN_VARIABLE = "AUTOPROF_RUN"
 FORK_WAIT_S = 0.1
+INTERVAL_NS = 10_000_000
 UNMATCHED_AFTER_NS = 60_000_000_000
 DEFAULT_OUTPUT = "./autoprof-data"
 _DEFAULT_MAX_SIZE_BYTES = 256_000_000
@@ -114,6 +115,8 @@ class Session:
         events.environment["env"] = policy.env if policy else os.environ.get("AUTOPROF_ENV") or "dev"
         events.environment["service"] = policy.service.get("service") if policy else None
         probes.on_first_call = self._first_call
+        guard.listeners.append(_send_internal_error)
+        recorder.interval_ns = INTERVAL_NS
         if policy is None:
             return
         from autoprof import importhook
@@ -202,6 +205,8 @@ class Session:
                 live.restore(live.functions_of(lambda name: name in modules or self.installer.covers(name)))
         recorder.stop()
         self.flusher.close()
+        if _send_internal_error in guard.listeners:
+            guard.listeners.remove(_send_internal_error)
         for each in self.installer.probes.values():
             each.state, each.reason = "removed", "autoprof.stop() was called"
 
@@ -268,6 +273,10 @@ def _send_session(name: str, measurements: dict[str, Any], **more: Any) -> None:
     metadata = events.metadata(name, "")
     metadata.update(more)
     signals.send(name, events.SESSION_SENDER, measurements, metadata)
+
+
+def _send_internal_error(where: str, error: BaseException) -> None:
+    _send_session("internal_error", {}, where=where, kind=type(error).__name__, reason=error)
 
 
 def _flush_when_multiprocessing_ends(session: Session) -> None:

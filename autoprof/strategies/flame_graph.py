@@ -30,9 +30,12 @@ class FlameGraph:
         """Take the function that renders and writes: (probe, stacks, duration_ns) → path or None."""
         self._deliver = deliver
         self._running = allocate_lock()
+        self._profiler: Any = None
 
     def forget(self) -> None:
-        """Start clean in a forked child: whoever held the lock does not exist there."""
+        """Start clean in a forked child: the call that was followed is the parent's."""
+        profiler, self._profiler = self._profiler, None
+        _discard(profiler)
         self._running = allocate_lock()
 
     def start(self, probe: Probe, flight: Flight) -> Any:
@@ -58,10 +61,12 @@ class FlameGraph:
             if isinstance(error, Exception):
                 raise probes.Busy(str(error)) from error
             raise
+        self._profiler = profiler
         return profiler
 
     def stop(self, probe: Probe, flight: Flight, state: Any, duration_ns: int) -> dict[str, Any]:
         """Stop it and hand the stacks on; `profile` is the path of the artefact."""
+        self._profiler = None
         try:
             session = state.stop()
         finally:
