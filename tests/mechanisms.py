@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import linecache
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -114,6 +117,15 @@ MECHANISMS: dict[str, Mechanism] = {
     )
 }
 SPLICED = ("spliced_at_import", "spliced_live", "decorator_in_code")
+
+
+def python(program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own, in which autoprof can be imported, installed or not."""
+    paths = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(each for each in paths if each)}
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60
+    )
 
 
 def loads(tmp_path: Any) -> Iterator[Callable[..., Loaded]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -232,7 +231,7 @@ def test_a_program_that_ends_is_flushed(tmp_path: Path) -> None:
         "def f(): pass\n"
         "for _ in range(5): f()\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = mechanisms.python(program)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     (row,) = StoreReader([str(tmp_path / "out")]).select().probes
     assert (row.target, row.calls, row.profiled) == ("__main__:f", 5, 5)
@@ -246,5 +245,5 @@ def test_the_door_names_everything_and_loads_nothing() -> None:
     with pytest.raises(AttributeError, match="nothing"):
         autoprof.nothing  # type: ignore[attr-defined]  # noqa: B018
     program = "import sys, autoprof; print(sorted(n for n in sys.modules if n.startswith('autoprof')))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = mechanisms.python(program)
     assert done.stdout == "['autoprof']\n"

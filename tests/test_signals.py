@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gc
 import logging
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from autoprof import events, guard, signals, testing
+from tests import mechanisms
 
 TARGET = "shop:total"
 
@@ -186,7 +185,7 @@ def test_blinker_is_not_loaded_without_a_probe() -> None:
         "autoprof.status(); autoprof.stop()\n"
         "print('blinker' in sys.modules, 'pyinstrument' in sys.modules, 'psutil' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = mechanisms.python(program)
     assert done.stdout == "False False False\n", done.stderr
 
 
