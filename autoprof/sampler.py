@@ -91,7 +91,8 @@ class Sampler:
         try:
             while thread.wanted:
                 self._sample_until_idle(thread)
-                if self.idle and not thread.pause():
+                # Asked to end, it must not sleep: the one wake-up is used up already.
+                if self.idle and thread.wanted and not thread.pause():
                     break
         finally:
             if self._thread is thread:
