@@ -331,7 +331,7 @@ def test_generators_are_measured_to_their_end(loaded: Any) -> None:
         "def g(n, clock):\n    for i in range(n):\n        clock.advance(ms=1)\n        yield i\n"
     )
     probe = module.probe("g")
-    with testing.FakeClock() as clock, testing.capture() as events:
+    with testing.FakeClock() as clock, testing.capture(sender=probe.target) as events:
         made = module.g(3, clock)
         next(made)
         assert events.names == ["start"]

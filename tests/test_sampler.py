@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from autoprof import flusher, sampler, session, testing
+from autoprof import flusher, guard, sampler, session, testing
 from autoprof.sampler import recorder
 from tests import mechanisms
 from tests.mechanisms import Loaded
@@ -303,6 +303,19 @@ def run_c(s): run_spin(s)
     for name, share in (("run_a", 0.7), ("run_b", 0.2), ("run_c", 0.1)):
         deviation = (share * (1 - share) / total) ** 0.5
         assert abs(found.get(name, 0) / total - share) < 0.03 + 4 * deviation, found
+
+
+def test_a_stopped_recorder_leaves_no_thread(loaded: Any) -> None:
+    module = loaded(interval="20ms")
+    before = {ident for ident in guard.suppressed if ident in sys._current_frames()}
+    for _ in range(5):
+        module.outer(lambda: time.sleep(0.001))
+        recorder.stop()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and set(sys._current_frames()) & guard.suppressed - before:
+        time.sleep(0.01)
+        session.stop()
+    assert not set(sys._current_frames()) & guard.suppressed - before
 
 
 def test_a_thread_that_ended_inside_a_call_is_forgotten(loaded: Any, by_hand: Any) -> None:
