@@ -36,8 +36,9 @@ def _run(command: list[str], what: str, cwd: Path | None = None) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"{what}: {error}") from error
     if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise Unavailable(f"{what}: exit {done.returncode}: {''.join(last)}")
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        said = [line for line in lines if "log of this run" not in line][-1:]
+        raise Unavailable(f"{what}: exit {done.returncode}: {''.join(said)}")
     return done.stdout
 
 
