@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sys import getrefcount
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType, FrameType
@@ -33,6 +35,7 @@ class Flight:
         "limit_ns",
         "living",
         "probes",
+        "result",
         "samples",
         "started_ns",
         "states",
@@ -52,6 +55,7 @@ class Flight:
     limit_ns: int
     samples: int
     living: Any
+    result: str | None
     watches: Any
     done: bool
 
@@ -77,7 +81,7 @@ def push(flight: Flight) -> None:
 def drop(flight: Flight) -> None:
     """Take a call out again; calls end out of order under greenlets, so the top is only the usual place."""
     stack = in_flight.get(flight.ident)
-    if stack is None:
+    if not stack:
         return
     if stack[-1] is flight:
         if len(stack) == 1:
@@ -86,6 +90,30 @@ def drop(flight: Flight) -> None:
             del stack[-1]
     elif flight in stack:
         stack.remove(flight)
+
+
+def _abandoned(flights: list[Flight], references: int) -> list[Flight]:
+    return [each for each in flights if getrefcount(each) <= references]
+
+
+_ONLY_LISTED = next(count for count in range(9) if _abandoned([Flight()], count))
+
+
+def drop_abandoned(ident: int) -> None:
+    """Forget calls of a thread that nobody else knows of: their prologue is gone and can't end them any more.
+
+    The prologue keeps an open call at the bottom of its stack, so one that only the list holds is none.
+    """
+    stack = in_flight.get(ident)
+    if not stack:
+        return
+    for each in _abandoned(stack, _ONLY_LISTED):
+        try:
+            stack.remove(each)
+        except ValueError:
+            pass  # the other of the sampler and the thread itself was faster
+    if not stack:
+        in_flight.pop(ident, None)
 
 
 def forget_all() -> None:

@@ -1,10 +1,14 @@
-"""Never break the host: internal failures are counted, logged once, and swallowed; and never profile ourselves."""
+"""Never break the host: internal failures are counted, logged once, swallowed; and never profile ourselves."""
 
 from __future__ import annotations
 
 import os
 import sys
 from _thread import get_ident
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType
 
 internal_errors: dict[str, int] = {}
 """Failures of ours by the place they happened at, for `status` and `doctor`."""
@@ -17,6 +21,10 @@ listeners: list[object] = []
 
 _logged: set[str] = set()
 
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_HOMES = frozenset(("autoprof", "blinker", "psutil", "pyinstrument", "yaml"))
+"""Where exceptions that our own frames raise are defined, besides the standard library."""
+
 
 def strict() -> bool:
     """Tell whether internal failures are raised in the caller (AUTOPROF_STRICT)."""
@@ -26,8 +34,11 @@ def strict() -> bool:
 def report(where: str, error: BaseException) -> None:
     """Count a failure of ours; log it once per place; raise it only under AUTOPROF_STRICT.
 
-    Never raises otherwise, not even when logging is broken or memory is short.
+    Never raises otherwise, not even when logging is broken or memory is short; but what came from outside and
+    only happened to hit us (see `is_foreign`) goes on to the application.
     """
+    if is_foreign(error):
+        raise error
     try:
         internal_errors[where] = internal_errors.get(where, 0) + 1
         if where not in _logged:
@@ -39,6 +50,36 @@ def report(where: str, error: BaseException) -> None:
         internal_errors["guard"] = internal_errors.get("guard", 0) + 1
     if strict():
         raise error
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Tell whether an exception is the application's: from its signal handler, or thrown into the thread.
+
+    A timeout by `signal.alarm` or `PyThreadState_SetAsyncExc` must reach the application wherever it strikes.
+    """
+    traceback = error.__traceback__
+    if traceback is None:
+        return False
+    handlers = _handler_codes()
+    while True:
+        if traceback.tb_frame.f_code in handlers:
+            return True
+        if traceback.tb_next is None:
+            break
+        traceback = traceback.tb_next
+    if not traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        return False  # a library of ours raised it
+    home = type(error).__module__.partition(".")[0]
+    return type(error) is TimeoutError or (home not in _HOMES and home not in sys.stdlib_module_names)
+
+
+def _handler_codes() -> set[CodeType]:
+    """Return the codes of the application's signal handlers: Python functions and methods."""
+    signal = sys.modules.get("signal")
+    if signal is None:
+        return set()
+    handlers = [signal.getsignal(each) for each in signal.valid_signals()]
+    return {each.__code__ for each in handlers if hasattr(each, "__code__")}
 
 
 def count(where: str, error: BaseException) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from _thread import allocate_lock, get_ident
+from _thread import allocate_lock, get_ident, interrupt_main, start_new_thread
 from sys import _getframe, getprofile, gettrace, modules
 
 from autoprof import events, flight, gate, guard, histogram
@@ -183,7 +183,12 @@ class Probe:
 
     def skip(self, reason: str) -> None:
         """Count a call whose gate was open and which is not measured."""
-        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+        # `+=` on a dict switches no thread and lets no signal handler in; a `get` in between would.
+        try:
+            self.skipped[reason] += 1
+        except KeyError:
+            self.skipped.setdefault(reason, 0)
+            self.skipped[reason] += 1
 
 
 def retune(gate_: Gate) -> None:
@@ -253,6 +258,8 @@ def _code_to_run(gate_: Gate) -> Any:
 def first(gate_: Gate) -> Flight | None:
     """Be `begin` at a gate's very first call: find the owner, draw the first gap, wake the session."""
     try:
+        # The scale first: other threads are in `begin` from the next line on, and draw their gaps from it.
+        gate_.scale = gate.gap_scale(_combined_rate(gate_))
         gate_.begin = begin
         on_first_call(gate_)
         retune(gate_)
@@ -350,7 +357,7 @@ def _why_not(gate_: Gate, probes: tuple[Probe, ...], ident: int) -> str | None:
     if ident in guard.suppressed or not probes:
         return "nested"
     for each in probes:
-        if ident in each.busy:
+        if ident in each.busy and _really_busy(each, ident):
             return "nested"
     stack = flight.in_flight.get(ident)
     if stack is not None and len(stack) >= DEPTH_IN_FLIGHT:
@@ -358,6 +365,19 @@ def _why_not(gate_: Gate, probes: tuple[Probe, ...], ident: int) -> str | None:
     if _other_profiler(gate_):
         return "other_profiler"
     return None
+
+
+def _really_busy(probe: Probe, ident: int) -> bool:
+    """Tell whether a call of the probe is open in this thread; clear up after one that interrupts cut short.
+
+    An interrupt in `begin`, or one in `finish` and another in `unwind`, leaves a call that nothing will ever end.
+    """
+    flight.drop_abandoned(ident)
+    for call in flight.in_flight.get(ident, ()):
+        if probe in call.probes:
+            return True
+    probe.busy.discard(ident)
+    return False
 
 
 def _start(call: Flight, probes: tuple[Probe, ...], ident: int) -> bool:
@@ -441,7 +461,12 @@ def _watch(call: Flight, result: Any, ended_ns: int) -> None:
     afloat[id(call)] = call
 
     def ended(_: object, call: Flight = call) -> None:
-        end_unseen(call, monotonic_ns())
+        try:
+            end_unseen(call, monotonic_ns())
+        except KeyboardInterrupt:
+            # A callback's exception is only printed, and the interrupt is the application's: send it once more, from
+            # a thread, so that it does not arrive in here again.
+            start_new_thread(interrupt_main, ())
 
     call.living = weakref.ref(result, ended)
     call.watches = weakref.ref(function, ended)

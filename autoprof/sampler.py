@@ -14,7 +14,7 @@ from _thread import allocate_lock
 
 from autoprof import clock, guard
 from autoprof.background import Background
-from autoprof.flight import Flight, afloat, in_flight
+from autoprof.flight import Flight, afloat, drop_abandoned, in_flight
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -152,6 +152,7 @@ class Sampler:
             if frame is None:
                 in_flight.pop(ident, None)  # the thread ended inside the call
             else:
+                drop_abandoned(ident)
                 self._look_at_thread(frame, stack, now_ns, scaled_ns)
         return self._look_at_objects(frames, now_ns, weight_ns) if afloat else []
 
