@@ -1,0 +1,167 @@
+"""Where attacks run: each in an interpreter of its own, so that a crash fails one test and shows its stack.
+
+A test marked `@attack` is executed by a child process (`enter`); in the parent it only starts that child and
+judges how it ended. Inside, `probe` puts a real probe on a function, as the decorators do, and `imported` has a
+module spliced by the import hook, as a policy does.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FunctionType, ModuleType
+    from typing import Any
+
+    from autoprof.probe import Probe
+
+CHILD = "AUTOPROF_TEST_ARENA"
+HERE = Path(__file__).resolve().parent
+TIME_LIMIT_S = 120
+IN_CHILD = CHILD in os.environ
+
+
+class Outcome:
+    """How a child ended: exit status (negative: by that signal), what it wrote."""
+
+    def __init__(self, status: int, output: str, errors: str) -> None:
+        self.status = status
+        self.output = output
+        self.errors = errors
+
+    @property
+    def crashed(self) -> bool:
+        return -self.status in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+
+    def tell(self) -> str:
+        return f"exit status {self.status}\n{self.output[-2000:]}\n{self.errors[-6000:]}"
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a child: the way to the package, and nothing of coverage's."""
+    import autoprof
+
+    root = Path(autoprof.__file__).resolve().parent.parent
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    return {**kept, "PYTHONPATH": os.pathsep.join((str(HERE.parent), str(root))), CHILD: "1"}
+
+
+def send(module: str, function: str, arguments: dict[str, Any], *flags: str) -> Outcome:
+    """Run a function of a test module in a child and return how that ended."""
+    short = module.rpartition(".")[2]
+    call = f"from attacks.arena import enter; enter({short!r}, {function!r}, {arguments!r})"
+    with tempfile.TemporaryDirectory() as folder:
+        ended = subprocess.run(
+            [sys.executable, "-X", "faulthandler", *flags, "-c", call],
+            cwd=folder,
+            env={**environment(), "AUTOPROF_OUTPUT": folder},
+            capture_output=True,
+            timeout=TIME_LIMIT_S,
+            check=False,
+        )
+    output, errors = (each.decode(errors="replace") for each in (ended.stdout, ended.stderr))
+    return Outcome(ended.returncode, output, errors)
+
+
+def enter(module: str, function: str, arguments: dict[str, Any]) -> None:
+    """Run one attack; be the child's main."""
+    assert ast.literal_eval(repr(arguments)) == arguments
+    attacked = importlib.import_module(f"attacks.{module}")
+    getattr(attacked, function)(**arguments)
+    guard = sys.modules.get("autoprof.guard")
+    if guard is not None:
+        assert not guard.internal_errors, guard.internal_errors
+
+
+def attack(test: Any = None, *, status: int = 0, flags: tuple[str, ...] = ()) -> Any:
+    """Have a test run in a child, which must end with `status`; parameters must be literals."""
+    if test is None:
+        return functools.partial(attack, status=status, flags=flags)
+    if IN_CHILD:
+        return test
+
+    @functools.wraps(test)
+    def judge(**arguments: Any) -> None:
+        outcome = send(test.__module__, test.__name__, arguments, *flags)
+        assert outcome.status == status, outcome.tell()
+
+    return judge
+
+
+# Inside a child.
+
+
+def probe(function: Any, rate: float = 1.0, **options: Any) -> Probe:
+    """Put a gate with a probe in front of a living function; every call is measured by default."""
+    from autoprof import live, session
+    from autoprof.installer import plain_function
+
+    if session.current is None:
+        session.start(None)
+    assert session.current is not None
+    assert session.current.backend.name == "splice", session.current.backend.reason
+    installer = session.current.installer
+    inner: FunctionType = plain_function(function)
+    target = f"{inner.__module__}:{inner.__qualname__}"
+    made = installer.new_probe(target, "attack", "profile", {"rate": rate, "strategy": "sample", **options})
+    live.splice_function(installer, inner, [made])
+    return made
+
+
+def unprobe(function: Any) -> None:
+    """Give a function its original code back."""
+    from autoprof import live
+    from autoprof.installer import plain_function
+
+    inner = plain_function(function)
+    assert live.restore([inner]) == 1
+
+
+def imported(source: str, rate: float = 1.0, name: str = "prey", match: str = "*") -> ModuleType:
+    """Import a module of this source with its functions spliced by the import hook."""
+    from autoprof import session
+
+    folder = Path.cwd()
+    (folder / f"{name}.py").write_text(source)
+    rule = {"match": f"{name}:{match}", "policy": "profile", "rate": rate}
+    session.start({"version": 1, "rules": [rule], "budget": "off", "load": "off"})
+    sys.path.insert(0, str(folder))
+    return importlib.import_module(name)
+
+
+def probe_of(target: str) -> Probe:
+    """Return the probe on a target of the session in force."""
+    from autoprof import session
+
+    assert session.current is not None
+    (found,) = [each for each in session.current.installer.probes.values() if each.target == target]
+    return found
+
+
+def made(source: str, name: str, **names: Any) -> Any:
+    """Execute a source and return what it calls `name`."""
+    space: dict[str, Any] = {"__name__": "attacked", **names}
+    exec(source, space)
+    return space[name]
+
+
+def balance(probe_: Probe) -> tuple[int, int]:
+    """Return the calls counted, and those accounted for: measured or skipped for a reason."""
+    return probe_.calls, probe_.profiled + sum(probe_.skipped.values())
+
+
+def first_difference(plain: dict[str, Any], spliced: dict[str, Any]) -> str:
+    """Return the first entries that differ; empty when none does."""
+    for name in [*plain, *(set(spliced) - set(plain))]:
+        if plain.get(name) != spliced.get(name):
+            return f"{name}:\n  plain   {plain.get(name)!r}\n  spliced {spliced.get(name)!r}"
+    return ""
