@@ -78,7 +78,10 @@ class Gate:
         code: weak reference to the spliced code (a strong one would be a cycle that the GC can't see).
         original: the code before splicing.
         owner: weak reference to the function that runs the code, once known; None for closures.
-        begin, finish, unwind, caught: what the prologue calls; see `rewrite.splice`.
+        begin, finish, unwind, raised, caught: what the prologue calls; see `rewrite.splice`. `raised` is None while no
+            generator-like call of this gate is being followed.
+        missed: counts down the calls that `begin` could not even look at: at the recursion limit, out of memory.
+        lost: chain of calls that must never be freed, see `probe.unwind`.
         probes: the probes behind the gate, outermost first.
     """
 
@@ -89,9 +92,12 @@ class Gate:
         "code",
         "finish",
         "generator_like",
+        "lost",
+        "missed",
         "original",
         "owner",
         "probes",
+        "raised",
         "scale",
         "site",
         "size",
@@ -119,6 +125,9 @@ class Gate:
         self.begin = begin
         self.finish = finish
         self.unwind = unwind
+        self.missed: Iterator[bool] = repeat(True, FOREVER)
+        self.lost: Any = None
+        self.raised: Callable[[Gate, BaseException], None] | None = None
         self.caught = (RecursionError, MemoryError)
         self.probes: tuple[Any, ...] = ()
         self.generator_like = False
@@ -127,7 +136,7 @@ class Gate:
     def __reduce__(self) -> tuple[Any, ...]:
         # A function that travels (cloudpickle, dill) must run where autoprof is not installed: a partial carries the
         # endless ticks as an attribute.
-        return functools.partial, (int,), (int, (), {}, {"ticks": _Endless()})
+        return functools.partial, (int,), (int, (), {}, {"ticks": _Endless(), "raised": None})
 
     @property
     def calls(self) -> int:
@@ -135,7 +144,7 @@ class Gate:
         used = self.used
         size = self.size
         ticks = self.ticks
-        return used + size - length_hint(ticks)
+        return used + size - length_hint(ticks) + FOREVER - length_hint(self.missed)
 
     def arm(self, inner: int) -> bool:
         """Start the next countdown; the last thing `begin` does, so that the inner call finds its tick.

@@ -55,7 +55,7 @@ def install(installer: Installer, functions: Sequence[FunctionType]) -> int:
     ordered = sorted(functions, key=lambda each: "<locals>" in each.__code__.co_qualname)
     count = 0
     for function in ordered:
-        code = function.__code__
+        code = current_code(function)
         if code.co_filename.startswith("<") or gate_of(code) is not None:
             continue
         try:
@@ -92,6 +92,25 @@ def _replacement(
     return new
 
 
+def current_code(function: FunctionType) -> CodeType:
+    """Return a function's code, after taking off what a session that is over has left on it."""
+    gate = gate_of(function.__code__)
+    if gate is not None and gate.begin is declines and gate.original is not None:
+        function.__code__ = gate.original
+    return function.__code__
+
+
+def declines(gate: Gate) -> None:
+    """Be `begin` of a gate whose session is over: frames of its code may still be alive."""
+    gate.used += 1
+
+
+def forget() -> None:
+    """Forget what was spliced for a session that is over."""
+    _spliced.clear()
+    _containers.clear()
+
+
 def _remember(table: dict[int, tuple[Any, CodeType]], key: CodeType, value: CodeType) -> None:
     number = id(key)
     table[number] = (weakref.ref(key, lambda _: table.pop(number, None)), value)
@@ -108,7 +127,7 @@ def splice_function(installer: Installer, function: FunctionType, granted: Itera
     Raises:
         Unspliceable: its code has a shape that the prologue was not verified on.
     """
-    code = function.__code__
+    code = current_code(function)
     gate = gate_of(code)
     if gate is None:
         spliced = _recall(_spliced, code)

@@ -14,7 +14,7 @@ from sys import _getframe, getprofile, gettrace, modules
 from autoprof import events, flight, gate, guard, histogram
 from autoprof.clock import monotonic_ns, wall_ns
 from autoprof.flight import Flight, afloat, drop, push
-from autoprof.sampler import recorder
+from autoprof.sampler import frame_of, recorder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -267,7 +267,6 @@ def first(gate_: Gate) -> Flight | None:
             return None
     except (RecursionError, MemoryError):
         gate_.begin = first
-        gate_.used += 1
         raise
     except Exception as error:
         guard.report("first call", error)
@@ -312,8 +311,6 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
         probes[0].overhead_ns += started_ns - entered_ns
     except BaseException as error:
         _ground(ident, gate_, probes)
-        if isinstance(error, (RecursionError, MemoryError)):
-            gate_.used += 1
         if isinstance(error, (RecursionError, MemoryError)) or not isinstance(error, Exception):
             raise
         _begin_failed(gate_, probes, error)
@@ -441,11 +438,28 @@ def finish(call: Flight, result: object) -> None:
 
 def unwind(call: Flight, error: BaseException) -> None:
     """Close a call that raised."""
+    if _LOSES_A_REFERENCE and type(error) is MemoryError and error.__traceback__ is None:
+        _keep_for_ever(call)
     ended_ns = monotonic_ns()
     try:
         conclude(call, ended_ns, None, error)
     except Exception as failure:
         guard.report("unwind", failure)
+
+
+_LOSES_A_REFERENCE = sys.version_info[:2] in ((3, 12), (3, 13))
+"""There MAKE_FUNCTION gives its code object back twice when it finds no memory for the function."""
+
+
+def _keep_for_ever(call: Flight) -> None:
+    """Hold two references to the code that nobody will ever give back, where one was given back too often.
+
+    A MemoryError without a traceback comes from the making of the inner function, at the latest from its call. The
+    cycle gate → call → code → gate is out of the garbage collector's sight, also when the interpreter ends.
+    """
+    call.function = call.code
+    call.watches = call.gate.lost
+    call.gate.lost = call
 
 
 def _watch(call: Flight, result: Any, ended_ns: int) -> None:
@@ -468,6 +482,8 @@ def _watch(call: Flight, result: Any, ended_ns: int) -> None:
             # a thread, so that it does not arrive in here again.
             start_new_thread(interrupt_main, ())
 
+    call.gate.raised = raised
+    call.result = type(result).__name__
     call.living = weakref.ref(result, ended)
     call.watches = weakref.ref(function, ended)
     call.probes[0].overhead_ns += monotonic_ns() - ended_ns
@@ -476,9 +492,32 @@ def _watch(call: Flight, result: Any, ended_ns: int) -> None:
 def end_unseen(call: Flight, ended_ns: int) -> None:
     """Close a generator-like call whose end was noticed from outside."""
     try:
-        conclude(call, ended_ns, None, None)
+        conclude(call, ended_ns, call.result, None)
     except Exception as error:
         guard.report("end of a coroutine", error)
+
+
+def raised(gate_: Gate, error: BaseException) -> None:
+    """Close the generator-like call whose body an exception is leaving; called from that body's frame.
+
+    A generator that is closed half-way ends with GeneratorExit, which is no failure of it.
+    """
+    ended_ns = monotonic_ns()
+    try:
+        frame = _getframe(1)
+        followed = False
+        for call in list(afloat.values()):
+            if call.gate is not gate_:
+                continue
+            living = call.living() if call.living is not None else None
+            if living is not None and frame_of(living) is frame:
+                conclude(call, ended_ns, call.result, None if isinstance(error, GeneratorExit) else error)
+            else:
+                followed = True
+        if not followed:
+            gate_.raised = None
+    except Exception as failure:
+        guard.report("end of a coroutine", failure)
 
 
 recorder.on_ended = end_unseen

@@ -215,7 +215,7 @@ class Sampler:
         weight_ns = int(weight_ns * scale)
         for _, each in objects:
             living = each.living() if each.living is not None else None
-            frame = _own_frame(living) if living is not None else None
+            frame = frame_of(living) if living is not None else None
             if frame is None:
                 ended.append(each)
             elif now_ns - each.started_ns > each.limit_ns:
@@ -247,14 +247,14 @@ class Sampler:
         waiting: object | None = living
         if hasattr(living, "gi_frame") or (hasattr(living, "ag_await") and living.ag_await is None):
             return  # between two resumptions of a generator the time is the caller's
-        frame = leaf = _own_frame(living)
+        frame = leaf = frame_of(living)
         for _ in range(DEPTH_MAX):
             if frame is None:
                 break
             self._label(frame)
             ids.append(id(frame.f_code))
             waiting = _awaited(waiting)
-            frame = _own_frame(waiting)
+            frame = frame_of(waiting)
         if leaf is not None:
             self._count(each, leaf, tuple(ids[::-1]), weight_ns)
 
@@ -286,7 +286,8 @@ def _reservoir(items: list[tuple[int, Any]]) -> tuple[list[tuple[int, Any]], flo
     return items, scale
 
 
-def _own_frame(living: Any) -> FrameType | None:
+def frame_of(living: Any) -> FrameType | None:
+    """Return the frame of a coroutine, generator or async generator; None when it has ended."""
     for name in ("cr_frame", "gi_frame", "ag_frame"):
         frame: FrameType | None = getattr(living, name, None)
         if frame is not None:

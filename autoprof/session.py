@@ -193,16 +193,17 @@ class Session:
         if self._hook is not None:
             self._hook.uninstall()
             self._hook = None
-        for gate in self.installer.all_gates():
-            gate.close()
-            gate.begin = _declines
         from autoprof import live
 
+        for gate in self.installer.all_gates():
+            gate.close()
+            gate.begin = live.declines
         if self.installer.probes and self.backend.name == backends.SPLICE:
             known = {id(gate) for gate in self.installer.all_gates()}
             modules = {gate.site[0] for gate in self.installer.all_gates()} | {"__main__", "__mp_main__"}
             if known:
                 live.restore(live.functions_of(lambda name: name in modules or self.installer.covers(name)))
+        live.forget()
         recorder.stop()
         self.flusher.close()
         if _send_internal_error in guard.listeners:
@@ -246,11 +247,6 @@ class Session:
         from autoprof.probe_status import ProbeStatus
 
         return [ProbeStatus.of(each) for each in self.installer.probes.values()]
-
-
-def _declines(gate: Gate) -> None:
-    """Be `begin` of a gate whose session is over: frames of its code may still be alive."""
-    gate.used += 1
 
 
 def _send_sample(probe: Probe, samples: int, window_s: float) -> None:

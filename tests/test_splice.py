@@ -39,7 +39,8 @@ class Gate:
         self.code: Any = None
         self.ticks: Any = repeat(True, 0 if mode != "closed" else sys.maxsize >> 1)
         self.caught = (RecursionError, MemoryError)
-        self.begin, self.finish, self.unwind = _begin, _finish, _unwind
+        self.missed: Any = repeat(True, 99)
+        self.begin, self.finish, self.unwind, self.raised = _begin, _finish, _unwind, None
 
 
 def _begin(gate: Gate) -> Call | None:

@@ -28,13 +28,15 @@ class Backend:
 class _TrialGate:
     """A gate that opens for every call."""
 
-    __slots__ = ("begin", "caught", "code", "finish", "log", "ticks", "unwind")
+    __slots__ = ("begin", "caught", "code", "finish", "log", "missed", "raised", "ticks", "unwind")
 
     def __init__(self) -> None:
         self.log: list[str] = []
         self.ticks: Any = repeat(True, 0)
         self.caught = (RecursionError, MemoryError)
         self.code: CodeType | None = None
+        self.missed = repeat(True, 1)
+        self.raised = None
         self.begin = _trial_begin
         self.finish = _trial_finish
         self.unwind = _trial_unwind

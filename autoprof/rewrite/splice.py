@@ -6,17 +6,18 @@ tracebacks and `sys._current_frames` skip it, so a call that goes through the op
 What the prologue expects of the gate (attributes, so that the gate is the only constant of ours):
 `ticks` an iterator, exhausted = open; `begin(gate)` → the call in flight `p`, or None to run the body in place;
 `p.code` the code to run, `finish(p, result)`, `unwind(p, exception)`, `caught` the exceptions out of `begin` that also
-mean "run the body in place". For generator-like functions `p.function` is set to the inner function object, which
-dies with the body's frame.
+mean "run the body in place", `missed` an iterator that counts these. For generator-like functions `p.function` is set to the inner function object, which
+dies with the body's frame, and `raised(gate, exception)` is called, unless it is None, when an exception leaves the body.
 
 Every line below that looks superfluous keeps an interpreter from crashing; the tests in `tests/attacks` name the crash.
 """
 
 from __future__ import annotations
 
-from autoprof.rewrite import table
+from autoprof.rewrite import epilogue, table
 from autoprof.rewrite.assemble import (
     LABEL,
+    ExceptionEntry,
     assemble,
     blank_locations,
     build_exception_table,
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 CO_OPTIMIZED, CO_NEWLOCALS, CO_VARARGS, CO_VARKEYWORDS = 0x1, 0x2, 0x4, 0x8
 CO_GENERATOR_LIKE = 0x20 | 0x80 | 0x200
-GATE_NAMES = ("ticks", "begin", "finish", "unwind", "caught", "code", "function")
-_TICKS, _BEGIN, _FINISH, _UNWIND, _CAUGHT, _CODE, _FUNCTION = range(7)
+GATE_NAMES = ("ticks", "begin", "finish", "unwind", "caught", "code", "function", "raised", "missed")
+_TICKS, _BEGIN, _FINISH, _UNWIND, _CAUGHT, _CODE, _FUNCTION, _RAISED, _MISSED = range(9)
 _STACK_MARGIN = 12
 
 Part = list[Instruction]
@@ -101,12 +102,14 @@ class _Writer:
             (LABEL, "body"),
         ]
 
+    def iterator_null(self) -> Part:
+        return [("PUSH_NULL", 0)] if table.ITER_NEEDS_NULL else []
+
     def countdown(self) -> Part:
-        null: Part = [("PUSH_NULL", 0)] if table.ITER_NEEDS_NULL else []
         return [
             self.gate(),
             self.attribute(_TICKS),
-            *null,
+            *self.iterator_null(),
             ("FOR_ITER", "open"),
             *table.CLOSED,
             ("JUMP_FORWARD", "body"),
@@ -227,6 +230,15 @@ class _Writer:
             (table.JUMP_IF_FALSE, "begin_reraise"),
             ("POP_TOP", 0),
             ("POP_EXCEPT", 0),
+            # Count the call without a Python call and without memory: there is none left.
+            self.gate(),
+            self.attribute(_MISSED),
+            *self.iterator_null(),
+            ("FOR_ITER", "begin_counted"),
+            *table.CLOSED,
+            ("JUMP_FORWARD", "body"),
+            (LABEL, "begin_counted"),
+            *table.OPEN,
             ("JUMP_FORWARD", "body"),
             (LABEL, "begin_reraise"),
             ("SWAP", 2),
@@ -307,6 +319,18 @@ def _prefix_units(raw: bytes, code: CodeType) -> int:
     return units
 
 
+def _with_epilogue(
+    code: CodeType, raw: bytes, units: int, body: list[ExceptionEntry]
+) -> tuple[bytes, list[ExceptionEntry]]:
+    """Return the handler that goes behind a generator-like body, and the body's entries with it."""
+    resume = epilogue.first_resume(raw)
+    if resume is None:
+        raise Unspliceable("a generator-like function without RESUME")
+    tail, labels = epilogue.handler(len(code.co_consts), len(code.co_names) + _RAISED)
+    end = units + (len(raw) >> 1)
+    return tail, [*epilogue.fill_gaps(body, units + resume, end, end), epilogue.failing_entry(labels, end)]
+
+
 def splice(code: CodeType, gate: object) -> CodeType:
     """Return a copy of a function's code with the gate in front.
 
@@ -328,18 +352,20 @@ def splice(code: CodeType, gate: object) -> CodeType:
         keyword_names = (names,) if shape.needs_keyword_names() else (names, *names)
     prologue, labels = _prologue(shape, len(code.co_consts), len(code.co_names))
     units = len(prologue) >> 1
-    entries = _exception_entries(labels, prefix)
-    if code.co_exceptiontable:
-        entries += [
-            (start + units, length, target + units, depth)
-            for start, length, target, depth in parse_exception_table(code.co_exceptiontable)
-        ]
+    body = [
+        (start + units, length, target + units, depth)
+        for start, length, target, depth in parse_exception_table(code.co_exceptiontable)
+    ]
+    tail = b""
+    if shape.generator_like:
+        tail, body = _with_epilogue(code, raw, units, body)
+    entries = _exception_entries(labels, prefix) + body
     split = 2 * prefix
     return code.replace(
-        co_code=raw[:split] + prologue + raw[split:],
+        co_code=raw[:split] + prologue + raw[split:] + tail,
         co_consts=(*code.co_consts, gate, *keyword_names),
         co_names=(*code.co_names, *GATE_NAMES),
-        co_linetable=blank_locations(units) + code.co_linetable,
+        co_linetable=blank_locations(units) + code.co_linetable + blank_locations(len(tail) >> 1),
         co_exceptiontable=build_exception_table(entries),
         co_stacksize=max(code.co_stacksize, shape.stack_need()),
     )
