@@ -9,6 +9,7 @@ stay as they are.
 
 from __future__ import annotations
 
+import _frozen_importlib as _bootstrap
 import sys
 from _frozen_importlib_external import FileLoader, SourceFileLoader
 from _thread import get_ident
@@ -16,7 +17,7 @@ from _thread import get_ident
 from autoprof import guard
 from autoprof.frameless import chain
 from autoprof.mainhook import RunpyHook, ScriptHook, is_script
-from autoprof.transform import transform
+from autoprof.transform import source_of, transform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from autoprof.transform import Rewriter
 
+_OURS = frozenset(("runpy", "importlib.util"))
 _PLAIN_EXEC = SourceFileLoader.exec_module
 _PLAIN_EXEC_CODE = _PLAIN_EXEC.__code__
 
@@ -37,34 +39,26 @@ def install(rewriter: Rewriter) -> Handle:
     To be called before the program starts if `__main__` is to be reached.
     """
     finder = Finder(rewriter)
-    sys.meta_path.insert(0, finder)
-    script = None
+    finder.install()
     if rewriter.covers("__main__"):
         if is_script():
-            script = ScriptHook(rewriter)
-            script.install()
+            finder.script.install()
         if (runpy := sys.modules.get("runpy")) is not None:
             finder.runpy.install(runpy)
-    return Handle(finder, script)
+    return Handle(finder)
 
 
 class Handle:
     """What `install` put into the interpreter."""
 
-    def __init__(self, finder: Finder, script: ScriptHook | None) -> None:
+    def __init__(self, finder: Finder) -> None:
         self._finder = finder
-        self._script = script
 
     def uninstall(self) -> None:
         """Take everything out again; idempotent. Modules already imported stay as they are."""
-        self._finder.active = False
+        self._finder.uninstall()
         self._finder.runpy.uninstall()
-        if self._script is not None:
-            self._script.uninstall()
-        try:
-            sys.meta_path.remove(self._finder)
-        except ValueError:
-            pass
+        self._finder.script.uninstall()
 
 
 class Finder:
@@ -73,35 +67,57 @@ class Finder:
     def __init__(self, rewriter: Rewriter) -> None:
         self.rewriter = rewriter
         self.runpy = RunpyHook(rewriter)
+        self.script = ScriptHook(rewriter)
         self.active = True
         self._covers = rewriter.covers
         self._under_way: set[tuple[int, str]] = set()
+        self._plain: Any = None
+        self._watched: Any = None
+
+    def install(self) -> None:
+        """Go to the front of `sys.meta_path`, and stand behind every finder at once: see `_watch`."""
+        sys.meta_path.insert(0, self)
+        plain = _bootstrap.module_from_spec
+        self._watched = chain(self._watch, plain)
+        for owner in (_bootstrap, sys.modules.get("importlib.util")):
+            _replace(owner, "module_from_spec", plain, self._watched)
+        self._plain = plain
+
+    def uninstall(self) -> None:
+        """Undo `install`."""
+        self.active = False
+        for owner in (_bootstrap, sys.modules.get("importlib.util")):
+            _replace(owner, "module_from_spec", self._watched, self._plain)
+        try:
+            sys.meta_path.remove(self)
+        except ValueError:
+            pass
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return the spec the other finders give, prepared; None for all modules that no rule names."""
         try:
-            if sys.meta_path[0] is not self:
-                self._to_front()
-            if (not self._covers(name) and name != "runpy") or not self.active:
+            if not self._covers(name) and name not in _OURS:
                 return None
             return self._find(name, path, target)
         except Exception as error:
             guard.report("importing", error)
             return None
 
-    def _to_front(self) -> None:
-        # Hooks put in later (pytest's, typeguard's) would otherwise keep their modules to themselves.
+    def _watch(self, spec: ModuleSpec) -> ModuleSpec:
+        # Finders put in front of us later (pytest's, typeguard's) hide their modules from us. Moving is no way:
+        # who inserts at 0 and later pops 0 would remove us and leave its own. But every spec comes by here.
         try:
-            sys.meta_path.remove(self)
-        except ValueError:
-            return
-        sys.meta_path.insert(0, self)
+            if self.active and (self._covers(spec.name) or spec.name in _OURS):
+                self._prepare(spec, spec.name)
+        except Exception as error:
+            guard.report("importing", error)
+        return spec
 
     def _find(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
         asked = (get_ident(), name)
-        if asked in self._under_way:  # another finder asks everybody, us included
+        if not self.active or asked in self._under_way:  # another finder asks everybody, us included
             return None
         self._under_way.add(asked)
         try:
@@ -129,8 +145,8 @@ class Finder:
         return None
 
     def _prepare(self, spec: ModuleSpec, name: str) -> None:
-        if name == "runpy":
-            Import(spec, spec, self, self._runpy_executed).take_exec()
+        if name in _OURS:
+            Import(spec, spec, self, self._executed).take_exec()
             return
         holder: Any = spec
         lazy = getattr(sys.modules.get("importlib.util"), "LazyLoader", None)
@@ -139,11 +155,22 @@ class Finder:
         if holder.loader is not None and hasattr(holder.loader, "exec_module"):
             Import(spec, holder, self, self.rewriter.module_executed).take()
 
-    def _runpy_executed(self, runpy: ModuleType) -> None:
-        if self._covers("__main__"):
-            self.runpy.install(runpy)
-        if self._covers("runpy"):
-            self.rewriter.module_executed(runpy)
+    def _executed(self, module: ModuleType) -> None:
+        """Take our places in a module of the standard library that runs modules."""
+        if module.__name__ == "importlib.util":
+            _replace(module, "module_from_spec", self._plain, self._watched)
+        else:
+            self.script.uninstall()  # the script is a folder or a zip file
+            if self._covers("__main__"):
+                self.runpy.install(module)
+        if self._covers(module.__name__):
+            self.rewriter.module_executed(module)
+
+
+def _replace(owner: ModuleType | None, name: str, old: object, new: object) -> None:
+    names = {} if owner is None else owner.__dict__
+    if names.get(name) is old:
+        names[name] = new
 
 
 class StandIn:
@@ -202,6 +229,8 @@ class Import:
 
     def take_exec(self) -> None:
         """Let the loader execute the module as it likes, and tell the rewriter afterwards."""
+        if type(self.loader) is StandIn:
+            return
         run = self.loader.exec_module
         if not isinstance(self.loader, FileLoader):
             self._taken = self._holder.loader = StandIn(self.loader)
@@ -233,6 +262,7 @@ class Import:
         asker = sys._getframe(1)
         if asker.f_code is _PLAIN_EXEC_CODE or asker.f_globals.get("__name__") == "runpy":
             self._taken.__dict__.pop("get_code", None)
+            self._taken.__dict__.pop("exec_module", None)
         self._restore(None)
         return name
 
@@ -243,19 +273,9 @@ class Import:
             return code
         if finder.runpy.installed and sys._getframe(1).f_globals.get("__name__") == "runpy":
             return code
-        result, self._done = transform(finder.rewriter, code, self._spec.name, (), self._source)
+        name, loader = self._spec.name, self.loader
+        result, self._done = transform(finder.rewriter, code, name, (), lambda: source_of(loader, name))
         return result
-
-    def _source(self) -> tuple[bytes | str, str] | None:
-        """Return the text and path of a plain source file; None where another hook changes the source."""
-        loader = self.loader
-        if type(loader) is SourceFileLoader:
-            path: str = loader.path
-            return loader.get_data(path), path
-        if type(loader).__module__ == "zipimport":
-            text = loader.get_source(self._spec.name)
-            return None if text is None else (text, loader.get_filename(self._spec.name))
-        return None
 
     def _leave(self, _: object) -> None:
         self._taken.__dict__.pop("get_code", None)

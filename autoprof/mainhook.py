@@ -23,14 +23,14 @@ from _operator import methodcaller
 
 from autoprof import guard, program
 from autoprof.frameless import chain
-from autoprof.transform import transform
+from autoprof.transform import source_of, transform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType, ModuleType
     from typing import Any
 
-    from autoprof.transform import Rewriter
+    from autoprof.transform import Rewriter, Source
 
 _REGULAR = 0o100000  # stat.S_IFREG; the module `stat` is not loaded by every start
 
@@ -56,7 +56,9 @@ class ScriptHook:
         """Answer for the script's path, only to the C code that starts it; else raise ImportError."""
         if sys._getframe().f_back is not None:
             raise ImportError(f"not the start of a program: {path!r}")
-        self.uninstall()
+        hooks: list[Any] = sys.path_hooks
+        if hooks[-1] is self:  # the C code counted the hooks before it began to ask them
+            self.uninstall()
         try:
             read = _read(path)
         except Exception as error:  # the plain start meets the same file and says what is wrong with it
@@ -67,6 +69,7 @@ class ScriptHook:
         else:
             code, _ = transform(self._rewriter, code, "__main__")
         sys.modules["runpy"] = _runner(path, code, loader)  # type: ignore[assignment]
+        self.uninstall()
         return self
 
 
@@ -172,16 +175,15 @@ class RunpyHook:
         if not isinstance(name, str) or not any(map(covers, (name, *aliases))):
             return code
         path = run_globals.get("__file__")
-        return transform(self._rewriter, code, name, aliases, lambda: _source(spec, own, path))[0]
+        return transform(self._rewriter, code, name, aliases, lambda: _source(spec, path))[0]
 
 
-def _source(spec: Any, name: Any, path: Any) -> tuple[bytes | str, str] | None:
+def _source(spec: Any, path: Any) -> Source | None:
+    if spec is not None:
+        return source_of(spec.loader, spec.name)
     if not isinstance(path, str) or path.endswith(".pyc"):
         return None
-    if spec is None:
-        return _bytes_of(path), path
-    text = spec.loader.get_source(name)
-    return None if text is None else (text, path)
+    return _bytes_of(path), path
 
 
 def _make_exec(prepare: Any) -> object:

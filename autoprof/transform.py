@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from _frozen_importlib_external import SourceFileLoader
+
 from autoprof import guard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import CodeType, ModuleType
-    from typing import Literal, Protocol
+    from typing import Any, Literal, Protocol
 
     class Rewriter(Protocol):
         """Who decides and rewrites: the session."""
@@ -57,3 +59,13 @@ def transform(
     except Exception as error:
         guard.report("rewriting", error)
         return code, True
+
+
+def source_of(loader: Any, module: str) -> Source | None:
+    """Return a module's text and path; None where there is none, or where another hook changes it."""
+    if type(loader) is SourceFileLoader:
+        return loader.get_data(loader.path), loader.path
+    if type(loader).__module__ == "zipimport":
+        text = loader.get_source(module)
+        return None if text is None else (text, loader.get_filename(module))
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -39,6 +40,7 @@ def _left() -> dict[str, object]:
         "sys.meta_path": list(sys.meta_path),
         "sys.path_hooks": list(sys.path_hooks),
         "sys.path": list(sys.path),
+        "module_from_spec": importlib.util.module_from_spec,
         "runpy.exec": "exec" in vars(runpy) if runpy else False,
         "profile functions": (sys.getprofile(), threading.getprofile()),
         "environment": {k: v for k, v in os.environ.items() if k.startswith("AUTOPROF_")},

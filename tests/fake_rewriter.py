@@ -1,6 +1,6 @@
 """A rewriter whose work is plain to see: the string "PLAIN" in a function becomes "REWRITTEN".
 
-Used by tests in this process, and put into the site-packages of fresh environments: `start` installs it there.
+Used by tests in this process, and put into the site-packages of fresh environments; `start` installs it.
 """
 
 from __future__ import annotations
@@ -58,12 +58,20 @@ class FakeRewriter:
         if self.fails:
             raise RuntimeError("the rewriter failed")
         for value in list(vars(module).values()):
+            value = getattr(value, "__wrapped__", value)
             if isinstance(value, types.FunctionType) and value.__module__ == module.__name__:
                 value.__code__ = rewrite(value.__code__)
 
 
+_started = False
+
+
 def start() -> None:
     """Install the hook as the environment's FAKE_COVERS, FAKE_BACKEND and FAKE_FAILS say."""
+    global _started
+    if _started:  # site reads the files of a virtual environment twice
+        return
+    _started = True
     from autoprof import importhook
 
     rewriter = FakeRewriter(
