@@ -18,8 +18,8 @@ if TYPE_CHECKING:
         profile_memory,
         profile_production,
     )
-    from autoprof.session import start, status, stop
     from autoprof.probe_status import ProbeStatus
+    from autoprof.session import start, status, stop
 
 __version__ = "0.1.0"
 

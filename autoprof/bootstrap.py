@@ -11,6 +11,7 @@ import os
 import sys
 
 from autoprof import program
+from autoprof.run import new_run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,14 +67,8 @@ def fill_environment() -> None:
     environ["AUTOPROF_CONFIG"] = os.path.abspath(environ["AUTOPROF_CONFIG"])
     run, _, folder = environ.get("AUTOPROF_RUN", "").partition("@")
     if not (run and os.path.isabs(folder)):
-        environ["AUTOPROF_RUN"] = f"{_new_run()}@{os.getcwd()}"
+        environ["AUTOPROF_RUN"] = f"{new_run()}@{os.getcwd()}"
     environ[program.PROGRAM_VARIABLE] = "/".join(program.program_names())
-
-
-def _new_run() -> str:
-    import time
-
-    return f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{os.urandom(3).hex()}"
 
 
 def run(argv: list[str]) -> int:

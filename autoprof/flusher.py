@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from _thread import allocate_lock
 
 from autoprof import clock, guard
@@ -246,6 +247,21 @@ def merged(deltas: list[Any]) -> list[Any]:
                 both[index] = both.get(index, 0) + count
             setattr(first, name, both)
     return list(out.values())
+
+
+def close_with_multiprocessing(flusher: Flusher) -> None:
+    """Write before `os._exit`: multiprocessing's children by fork run no atexit, only their own finalizers."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is None:
+        return
+
+    def register(_: object) -> None:
+        util.Finalize(None, flusher.close, exitpriority=-100)
+
+    try:
+        util.register_after_fork(flusher, register)
+    except Exception as error:
+        guard.report("multiprocessing", error)
 
 
 def _no_news() -> list[Any] | None:

@@ -186,3 +186,11 @@ class Gate:
         self.scale = gap_scale(rate)
         gap = draw_gap(self.scale)
         self.swap(repeat(True, gap), gap)
+
+
+def gate_of(code: CodeType) -> Gate | None:
+    """Return the gate in front of a code object; None when there is none."""
+    for const in reversed(code.co_consts):
+        if type(const) is Gate:
+            return const
+    return None

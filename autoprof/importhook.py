@@ -106,7 +106,7 @@ class Finder:
             return None
 
     def _watch(self, spec: ModuleSpec) -> ModuleSpec:
-        # Finders put in front of us later (pytest's, typeguard's) hide their modules from us. Moving is no way:
+        # Finders put in front of us later (pytest's, typeguard's) hide modules from us. Moving is no way:
         # who inserts at 0 and later pops 0 would remove us and leave its own. But every spec comes by here.
         try:
             if self.active and (self._covers(spec.name) or spec.name in _OURS):

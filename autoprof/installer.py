@@ -5,8 +5,7 @@ from __future__ import annotations
 import weakref
 from types import CodeType, FunctionType
 
-from autoprof import guard
-from autoprof import probe as probes
+from autoprof import calls, guard
 from autoprof.gate import Gate
 from autoprof.probe import Probe
 from autoprof.rewrite import backend as backends
@@ -25,14 +24,6 @@ if TYPE_CHECKING:
 BUILT_KINDS = frozenset(("profile", "profile_production", "flame_graph"))
 BUILT_STRATEGIES = frozenset(("sample", "flame_graph"))
 DECORATOR = "decorator"
-
-
-def gate_of(code: CodeType) -> Gate | None:
-    """Return the gate in front of a code object; None when there is none."""
-    for const in reversed(code.co_consts):
-        if type(const) is Gate:
-            return const
-    return None
 
 
 class Installer:
@@ -94,7 +85,7 @@ class Installer:
         return spliced
 
     def new_gate(self, code: CodeType | None, module: str, qualname: str) -> Gate:
-        gate = Gate(probes.first, probes.finish, probes.unwind)
+        gate = Gate(calls.first, calls.finish, calls.unwind)
         gate.original = code
         gate.site = (module, qualname)
         gate.generator_like = bool(code is not None and code.co_flags & CO_GENERATOR_LIKE)

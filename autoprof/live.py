@@ -11,9 +11,9 @@ import sys
 import weakref
 from types import CodeType, FunctionType
 
-from autoprof import guard
+from autoprof import calls, guard
 from autoprof import probe as probes
-from autoprof.installer import gate_of
+from autoprof.gate import gate_of
 from autoprof.rewrite.splice import Unspliceable, splice
 from autoprof.rewrite.tree import is_function, rewrite_tree
 
@@ -160,7 +160,7 @@ def _put_behind(gate: Gate, granted: Iterable[Probe]) -> None:
         if each not in gate.probes:
             each.add(gate)
             added = True
-    if added and gate.begin is not probes.first:
+    if added and gate.begin is not calls.first:
         probes.retune(gate)
 
 

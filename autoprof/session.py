@@ -6,12 +6,12 @@ import os
 import sys
 import weakref
 
-from autoprof import events, guard
+from autoprof import calls, events, guard, run, telling
 from autoprof import flight as flights
 from autoprof import gate as gates
 from autoprof import probe as probes
 from autoprof.clock import wall_ns
-from autoprof.flusher import Flusher
+from autoprof.flusher import Flusher, close_with_multiprocessing
 from autoprof.installer import Installer
 from autoprof.rewrite import backend as backends
 from autoprof.sampler import recorder
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from autoprof.probe import Probe
     from autoprof.probe_status import ProbeStatus
 
-RUN_VARIABLE = "AUTOPROF_RUN"
 FORK_WAIT_S = 0.1
 INTERVAL_NS = 10_000_000
 UNMATCHED_AFTER_NS = 60_000_000_000
@@ -50,14 +49,14 @@ class Session:
         self.installer.on_installed = self._installed
         self.flusher = Flusher(self._make_writer)
         self._wire_flusher()
-        self.run, self.start_folder = run_and_folder()
+        self.run, self.start_folder = run.run_and_folder()
         self.started_ns = wall_ns()
         self._hook: Any = None
         self._rested = False
         self._warned = False
 
     def _wire_flusher(self) -> None:
-        self.flusher.on_window = _send_sample
+        self.flusher.on_window = telling.send_sample
         self.flusher.states = self._news
         self._told: object = None
 
@@ -114,8 +113,8 @@ class Session:
         policy = self.policy
         events.environment["env"] = policy.env if policy else os.environ.get("AUTOPROF_ENV") or "dev"
         events.environment["service"] = policy.service.get("service") if policy else None
-        probes.on_first_call = self._first_call
-        guard.listeners.append(_send_internal_error)
+        calls.on_first_call = self._first_call
+        guard.listeners.append(telling.send_internal_error)
         recorder.interval_ns = INTERVAL_NS
         if policy is None:
             return
@@ -125,7 +124,7 @@ class Session:
         self._splice_imported()
         if policy.inactive:
             guard.inform(f"not active in this version: {', '.join(policy.inactive)}")
-        _send_session("policy_loaded", {"rules": len(policy.rules)}, path=policy.path, env=policy.env)
+        telling.send_session("policy_loaded", {"rules": len(policy.rules)}, path=policy.path, env=policy.env)
 
     def _splice_imported(self) -> None:
         covered = [name for name in list(sys.modules) if self.installer.covers(name)]
@@ -206,8 +205,8 @@ class Session:
         live.forget()
         recorder.stop()
         self.flusher.close()
-        if _send_internal_error in guard.listeners:
-            guard.listeners.remove(_send_internal_error)
+        if telling.send_internal_error in guard.listeners:
+            guard.listeners.remove(telling.send_internal_error)
         for each in self.installer.probes.values():
             each.state, each.reason = "removed", "autoprof.stop() was called"
 
@@ -238,7 +237,7 @@ class Session:
             self.flusher.watch(each)
         for strategy in self.strategies.values():
             strategy.forget()
-        _flush_when_multiprocessing_ends(self)
+        close_with_multiprocessing(self.flusher)
         if probes.reopen or old.active:
             self.flusher.start()
 
@@ -247,62 +246,6 @@ class Session:
         from autoprof.probe_status import ProbeStatus
 
         return [ProbeStatus.of(each) for each in self.installer.probes.values()]
-
-
-def _send_sample(probe: Probe, samples: int, window_s: float) -> None:
-    if not probe.emits or "blinker" not in sys.modules:
-        return
-    from autoprof import signals
-
-    if signals.sample.receivers:
-        metadata = events.metadata("sample", probe.target, probe.rule, probe.policy, probe.strategy_name)
-        metadata["user"] = probe.options.get("metadata") or {}
-        metadata["window"] = window_s
-        signals.send("sample", probe.target, {"samples": samples}, metadata)
-
-
-def _send_session(name: str, measurements: dict[str, Any], **more: Any) -> None:
-    if "blinker" not in sys.modules:
-        return
-    from autoprof import signals
-
-    metadata = events.metadata(name, "")
-    metadata.update(more)
-    signals.send(name, events.SESSION_SENDER, measurements, metadata)
-
-
-def _send_internal_error(where: str, error: BaseException) -> None:
-    _send_session("internal_error", {}, where=where, kind=type(error).__name__, reason=error)
-
-
-def _flush_when_multiprocessing_ends(session: Session) -> None:
-    """Write before `os._exit`: multiprocessing's children by fork run no atexit, only their own finalizers."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is None:
-        return
-
-    def register(_: object) -> None:
-        util.Finalize(None, session.flusher.close, exitpriority=-100)
-
-    try:
-        util.register_after_fork(session, register)
-    except Exception as error:
-        guard.report("multiprocessing", error)
-
-
-def run_and_folder() -> tuple[str, str]:
-    """Return the run's id and the start folder, inherited from the application's first process."""
-    run, _, folder = os.environ.get(RUN_VARIABLE, "").partition("@")
-    if run and os.path.isabs(folder):
-        return run, folder
-    return new_run(), os.getcwd()
-
-
-def new_run() -> str:
-    """Return an id for one start of an application."""
-    import time
-
-    return f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{os.urandom(3).hex()}"
 
 
 current: Session | None = None
@@ -362,9 +305,9 @@ def start_from_environment() -> None:
     except (PolicyErrors, OSError) as error:
         if guard.strict():
             raise
-        if not inherited_run():
+        if not run.inherited_run():
             guard.warn(f"autoprof stays off: {error}")
-        _send_session("policy_rejected", {}, path=path, errors=str(error).splitlines())
+        telling.send_session("policy_rejected", {}, path=path, errors=str(error).splitlines())
         return
     if not _is_for_this_program(policy):
         return
@@ -376,16 +319,10 @@ def _is_for_this_program(policy: Policy) -> bool:
         return True
     from fnmatch import fnmatchcase
 
-    from autoprof import bootstrap
+    from autoprof import program
 
-    name = bootstrap.program_name()
+    name = program.program_name()
     return any(fnmatchcase(name, each) for each in policy.programs)
-
-
-def inherited_run() -> bool:
-    """Tell whether another process of the application has started this one, and has told what there is to tell."""
-    run = os.environ.get(RUN_VARIABLE, "").partition("@")[0].split("-")
-    return len(run) > 1 and run[1] != str(os.getpid())
 
 
 def _prepare_process() -> None:

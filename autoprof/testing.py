@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from autoprof import clock, session, signals
+from autoprof import calls, clock, session, signals
 from autoprof import probe as probes
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _set_rate(probe: Probe, rate: float, every_ns: int) -> None:
     while probe in probes.reopen:
         probes.reopen.remove(probe)
     for gate in probe.gates:
-        if gate.begin is not probes.first:  # a gate before its first call takes the rate then
+        if gate.begin is not calls.first:  # a gate before its first call takes the rate then
             probes.retune(gate)
 
 

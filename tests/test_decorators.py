@@ -13,7 +13,7 @@ import pytest
 import autoprof
 from autoprof import session
 from autoprof.errors import OptionError
-from autoprof.installer import gate_of
+from autoprof.gate import gate_of
 from tests import mechanisms
 
 WEBASSEMBLY = sys.platform == "emscripten"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from autoprof import session
-from autoprof.installer import gate_of
+from autoprof.gate import gate_of
 from tests import mechanisms
 from tests.callables import ROWS, Row
 from tests.mechanisms import MECHANISMS, SPLICED, Loaded

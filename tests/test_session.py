@@ -12,6 +12,7 @@ import pytest
 
 import autoprof
 from autoprof import flight, guard, session, testing
+from autoprof import run as run_module
 from autoprof.errors import PolicyErrors
 from tests import mechanisms
 from tests.mechanisms import Loaded
@@ -185,15 +186,15 @@ def test_no_threads_are_not_the_end(load: Load, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_run_and_start_folder_are_inherited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(session.RUN_VARIABLE, f"20260101T000000-1-abc@{tmp_path}")
-    assert session.run_and_folder() == ("20260101T000000-1-abc", str(tmp_path))
-    assert session.inherited_run()
-    monkeypatch.setenv(session.RUN_VARIABLE, "garbage")
-    run, folder = session.run_and_folder()
+    monkeypatch.setenv(run_module.RUN_VARIABLE, f"20260101T000000-1-abc@{tmp_path}")
+    assert run_module.run_and_folder() == ("20260101T000000-1-abc", str(tmp_path))
+    assert run_module.inherited_run()
+    monkeypatch.setenv(run_module.RUN_VARIABLE, "garbage")
+    run, folder = run_module.run_and_folder()
     assert run != "garbage" and folder == os.getcwd()
-    monkeypatch.delenv(session.RUN_VARIABLE)
-    assert session.run_and_folder()[0] != session.new_run()
-    assert not session.inherited_run()
+    monkeypatch.delenv(run_module.RUN_VARIABLE)
+    assert run_module.run_and_folder()[0] != run_module.new_run()
+    assert not run_module.inherited_run()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

@@ -111,7 +111,7 @@ def test_unwind_that_raises_reaches_the_caller() -> None:
 @attack
 def test_begin_that_raises_reaches_the_caller_unless_it_is_our_own_bug() -> None:
     from autoprof import guard
-    from autoprof import probe as probes
+    from autoprof import calls
 
     seen = probe(leaf)
     leaf(1)
@@ -119,7 +119,7 @@ def test_begin_that_raises_reaches_the_caller_unless_it_is_our_own_bug() -> None
     def fail(*_: Any) -> Any:
         raise failure
 
-    real, probes._take_off = probes._take_off, fail  # type: ignore[assignment]
+    real, calls._take_off = calls._take_off, fail  # type: ignore[assignment]
     failure: BaseException
     failure = KeyboardInterrupt("from outside")
     for _ in range(50):
@@ -130,7 +130,7 @@ def test_begin_that_raises_reaches_the_caller_unless_it_is_our_own_bug() -> None
         for _ in range(50):
             assert leaf(5) == 5
             assert sys.exc_info() == (None, None, None)
-    probes._take_off = real
+    calls._take_off = real
     assert guard.internal_errors.pop("begin") == 50
     assert seen.skipped == {"error": 50}
     assert_still_measured((leaf, seen))

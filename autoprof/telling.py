@@ -1,0 +1,109 @@
+"""Tell receivers what happens to a measured call: start, stop or exception, the policy's own event, complete."""
+
+from __future__ import annotations
+
+import sys
+
+from autoprof import events
+from autoprof.clock import wall_ns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from autoprof.flight import Flight
+    from autoprof.probe import Probe
+
+
+def _metadata(event: str, probe: Probe) -> dict[str, Any]:
+    out = events.metadata(event, probe.target, probe.rule, probe.policy, probe.strategy_name)
+    out["user"] = probe.options.get("metadata") or {}
+    return out
+
+
+def send_start(call: Flight) -> None:
+    """Send `start` for each probe of a call that begins."""
+    from autoprof import signals
+
+    if not signals.start.receivers:
+        return
+    for each in call.probes:
+        if each.emits and each.policy != "profile_if_slow":
+            metadata = _metadata("start", each)
+            metadata["opts"] = dict(each.options)
+            signals.send("start", each.target, {"system_time": wall_ns()}, metadata)
+
+
+def send_end(
+    call: Flight,
+    probe: Probe,
+    duration_ns: int,
+    result: str | None,
+    error: BaseException | None,
+    extra: dict[Probe, dict[str, Any]] | None,
+) -> None:
+    """Send `stop` or `exception`, the policy's own event, and `complete`."""
+    from autoprof import signals
+
+    if error is None:
+        if signals.stop.receivers:
+            metadata = _metadata("stop", probe)
+            metadata["result"] = result
+            signals.send("stop", probe.target, {"duration_ns": duration_ns}, metadata)
+    elif signals.exception.receivers:
+        metadata = _metadata("exception", probe)
+        metadata.update(kind=type(error).__name__, reason=error, stacktrace=_stacktrace(error))
+        signals.send("exception", probe.target, {"duration_ns": duration_ns}, metadata)
+    if probe.policy == "profile_production" and signals.production.receivers:
+        metadata = _metadata("production", probe)
+        signals.send("production", probe.target, {"duration_ns": duration_ns}, metadata)
+    if signals.complete.receivers:
+        found = extra.get(probe, {}) if extra else {}
+        metadata = _metadata("complete", probe)
+        metadata["profile"] = found.get("profile")
+        measurements = {
+            "duration_ns": duration_ns,
+            "memory_delta": found.get("memory_delta"),
+            "samples": found.get("samples", call.samples if probe.sampled else None),
+        }
+        signals.send("complete", probe.target, measurements, metadata)
+
+
+def _stacktrace(error: BaseException) -> list[tuple[str, int, str]]:
+    """Return (file, line, function) of an exception's traceback, outermost first: no values, no source."""
+    out: list[tuple[str, int, str]] = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        out.append((code.co_filename, traceback.tb_lineno, code.co_qualname))
+        traceback = traceback.tb_next
+    return out
+
+
+def send_sample(probe: Probe, samples: int, window_s: float) -> None:
+    """Send `sample`: how many stacks a target got in the last window."""
+    if not probe.emits or "blinker" not in sys.modules:
+        return
+    from autoprof import signals
+
+    if signals.sample.receivers:
+        metadata = events.metadata("sample", probe.target, probe.rule, probe.policy, probe.strategy_name)
+        metadata["user"] = probe.options.get("metadata") or {}
+        metadata["window"] = window_s
+        signals.send("sample", probe.target, {"samples": samples}, metadata)
+
+
+def send_session(name: str, measurements: dict[str, Any], **more: Any) -> None:
+    """Send an event that belongs to no target; to nobody, at no cost, where blinker is not loaded."""
+    if "blinker" not in sys.modules:
+        return
+    from autoprof import signals
+
+    metadata = events.metadata(name, "")
+    metadata.update(more)
+    signals.send(name, events.SESSION_SENDER, measurements, metadata)
+
+
+def send_internal_error(where: str, error: BaseException) -> None:
+    """Send `internal_error`: a failure of ours that the application does not see."""
+    send_session("internal_error", {}, where=where, kind=type(error).__name__, reason=error)
