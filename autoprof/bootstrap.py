@@ -84,14 +84,14 @@ def _at_end_of_site(action: Callable[[], None]) -> None:
     steps = _steps_under_way(site, sys._getframe(1))
     if site is None or "main" not in steps or "execusercustomize" in steps:
         action()
-    elif "execsitecustomize" in steps:
-        if getattr(site, "ENABLE_USER_SITE", False):
-            _after(site, "execusercustomize", action, lambda: True)
-        else:
+        return
+    names = ["execsitecustomize", "execusercustomize"]
+    if "execsitecustomize" in steps:
+        if not getattr(site, "ENABLE_USER_SITE", False):
             action()
-    else:
-        _after(site, "execsitecustomize", action, lambda: not getattr(site, "ENABLE_USER_SITE", False))
-        _after(site, "execusercustomize", action, lambda: True)
+            return
+        del names[0]
+    _follow(site, names, action)
 
 
 def _steps_under_way(site: ModuleType | None, frame: FrameType | None) -> set[str]:
@@ -104,20 +104,23 @@ def _steps_under_way(site: ModuleType | None, frame: FrameType | None) -> set[st
     return names
 
 
-def _after(site: ModuleType, name: str, action: Callable[[], None], is_last: Callable[[], bool]) -> None:
-    """Let `action` follow the function of that name in site, where it is the last; then put it back."""
-    original = getattr(site, name)
+def _follow(site: ModuleType, names: list[str], action: Callable[[], None]) -> None:
+    """Call `action` after the last of these functions that site will call; then all are what they were."""
+    originals = {name: getattr(site, name) for name in names}
 
-    def step() -> None:
-        if getattr(site, name, None) is step:
-            setattr(site, name, original)
+    def step(name: str) -> None:
         try:
-            original()
+            originals[name]()
         finally:
-            if is_last():
+            if name == "execusercustomize" or not getattr(site, "ENABLE_USER_SITE", False):
+                for each, ours in steps.items():
+                    if getattr(site, each, None) is ours:
+                        setattr(site, each, originals[each])
                 action()
 
-    setattr(site, name, step)
+    steps = {name: lambda name=name: step(name) for name in names}
+    for name, ours in steps.items():
+        setattr(site, name, ours)
 
 
 def _report_clash() -> None:

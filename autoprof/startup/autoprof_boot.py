@@ -6,6 +6,8 @@ Without `AUTOPROF_CONFIG` this file and `os` are all that is ever loaded, and be
 
 import os
 
+_told = False
+
 
 def boot():
     """Start autoprof if the environment asks for it; never raise."""
@@ -25,7 +27,9 @@ def boot():
 def _tell(error):
     import sys
 
-    if sys.stderr is not None:
+    global _told
+    if sys.stderr is not None and not _told:  # site reads the files of a virtual environment twice
+        _told = True
         sys.stderr.write(
             f"autoprof: not started: {error} (this is 'autoprof-hook'; is the unrelated distribution "
             "'autoprof' installed as well?)\n"
