@@ -88,4 +88,6 @@ class Background:
         return True
 
     def _is_there(self) -> bool:
-        return self.running or (bool(self._native_id) and os.path.exists(f"/proc/self/task/{self._native_id}"))
+        return self.running or (
+            bool(self._native_id) and os.path.exists(f"/proc/self/task/{self._native_id}")
+        )

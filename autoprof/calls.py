@@ -1,7 +1,7 @@
 """What runs when a gate opens: begin, finish, unwind.
 
-They are plain functions shared by all gates: called from the prologue, they take no switch of threads between their return
-and the next instruction, which the tick of the inner call relies on.
+They are plain functions shared by all gates: called from the prologue, they take no switch of threads between
+their return and the next instruction, which the tick of the inner call relies on.
 """
 
 from __future__ import annotations

@@ -271,5 +271,3 @@ def _no_news() -> list[Any] | None:
 
 def _nobody(probe: Probe, samples: int, window_s: float) -> None:
     """Stand in until the session sends `sample`."""
-
-

@@ -153,9 +153,7 @@ class Installer:
         name = module.__name__
         live.install(self, live.functions_of(lambda each: each == name))
 
-    def _wrap_site(
-        self, found: Any, module: str, qualname: str, line: int, granted: Sequence[Probe]
-    ) -> Any:
+    def _wrap_site(self, found: Any, module: str, qualname: str, line: int, granted: Sequence[Probe]) -> Any:
         """Wrap what was found at a place; every closure made there shares the gate."""
         from autoprof.rewrite.decorate import is_generator_like, wrap
 

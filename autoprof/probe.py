@@ -79,7 +79,9 @@ class Probe:
         "total_ns",
     )
 
-    def __init__(self, target: str, rule: str, policy: str, strategy: Strategy | None, options: dict[str, Any]) -> None:
+    def __init__(
+        self, target: str, rule: str, policy: str, strategy: Strategy | None, options: dict[str, Any]
+    ) -> None:
         self.target = target
         self.rule = rule
         self.policy = policy

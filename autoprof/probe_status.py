@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 else:
     _Fields = namedtuple(
-        "_Fields", "target rule policy strategy state reason calls profiled skipped discarded overhead_ns gate_ns"
+        "_Fields",
+        "target rule policy strategy state reason calls profiled skipped discarded overhead_ns gate_ns",
     )
 
 GATE_NS = 10

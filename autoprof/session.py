@@ -64,7 +64,11 @@ class Session:
         """Return the state of every probe and unmatched rule for the store, if it is not the one told last."""
         self._warn_of_unmatched_rules()
         probes_now = list(self.installer.probes.values())
-        signature = (len(probes_now), len(self.installer.matched_rules), sum(not each.reason for each in probes_now))
+        signature = (
+            len(probes_now),
+            len(self.installer.matched_rules),
+            sum(not each.reason for each in probes_now),
+        )
         if signature == self._told:
             return None
         self._told = signature
@@ -76,12 +80,16 @@ class Session:
         ]
         for rule in self._unmatched_rules():
             globs = ", ".join(str(each.text) for each in rule.match)
-            states.append(ProbeState(globs, rule.label, rule.policy, "", "waiting", "matched no function yet"))
+            states.append(
+                ProbeState(globs, rule.label, rule.policy, "", "waiting", "matched no function yet")
+            )
         return states
 
     def _unmatched_rules(self) -> list[Rule]:
         rules = self.policy.rules if self.policy else ()
-        return [each for each in rules if each.index not in self.installer.matched_rules and each.policy != "none"]
+        return [
+            each for each in rules if each.index not in self.installer.matched_rules and each.policy != "none"
+        ]
 
     def _warn_of_unmatched_rules(self) -> None:
         if self._warned or wall_ns() - self.started_ns < UNMATCHED_AFTER_NS:

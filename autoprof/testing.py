@@ -1,8 +1,8 @@
 """For tests of applications that use autoprof: capture events, force measuring, turn the clock.
 
-    with autoprof.testing.capture() as events, autoprof.testing.force("shop.pricing:total"):
-        total(cart)
-    assert events.named("stop")[0].target == "shop.pricing:total"
+with autoprof.testing.capture() as events, autoprof.testing.force("shop.pricing:total"):
+    total(cart)
+assert events.named("stop")[0].target == "shop.pricing:total"
 """
 
 from __future__ import annotations

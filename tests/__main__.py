@@ -36,7 +36,9 @@ class Totals:
     def add(self, name: str, output: str, status: int) -> None:
         """Read the closing line of one run; a status that the line does not explain counts as one failure."""
         closing = [line for line in output.splitlines() if CLOSING.search(line)]
-        counted = {word.rstrip("s"): int(count) for count, word in CLOSING.findall(closing[-1])} if closing else {}
+        counted = (
+            {word.rstrip("s"): int(count) for count, word in CLOSING.findall(closing[-1])} if closing else {}
+        )
         self.passed += counted.get("passed", 0)
         self.skipped += counted.get("skipped", 0)
         failed = counted.get("failed", 0) + counted.get("error", 0) + counted.get("xpassed", 0)
@@ -52,7 +54,9 @@ def interpreters() -> Iterator[tuple[str, str]]:
     for version in VERSIONS:
         candidates = [sys.executable, shutil.which(f"python{version}") or ""]
         pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-        candidates += [str(path / "bin" / "python") for path in sorted(pyenv.glob(f"{version}.*"), reverse=True)]
+        candidates += [
+            str(path / "bin" / "python") for path in sorted(pyenv.glob(f"{version}.*"), reverse=True)
+        ]
         for candidate in candidates:
             if candidate and _version(candidate) == version:
                 yield version, candidate
@@ -108,7 +112,9 @@ def run(name: str, command: Sequence[str], totals: Totals) -> None:
     print(f"-- {name}", flush=True)
     env = {key: value for key, value in os.environ.items() if not key.startswith("AUTOPROF_")}
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # without bytecode every start-up is ten times as slow
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+    )
     lines: list[str] = []
     assert process.stdout is not None
     for line in process.stdout:

@@ -9,7 +9,7 @@ from types import CodeType
 
 import pytest
 
-from autoprof.rewrite import epilogue, table
+from autoprof.rewrite import table
 from autoprof.rewrite.assemble import (
     LABEL,
     assemble,

@@ -104,7 +104,9 @@ def build_exception_table(entries: Sequence[ExceptionEntry]) -> bytes:
 def shift_exception_table(table: bytes, units: int) -> bytes:
     """Return the table of a body that `units` were put in front of."""
     entries = parse_exception_table(table)
-    return build_exception_table([(start + units, size, target + units, depth) for start, size, target, depth in entries])
+    return build_exception_table(
+        [(start + units, size, target + units, depth) for start, size, target, depth in entries]
+    )
 
 
 def blank_locations(units: int) -> bytes:

@@ -115,5 +115,3 @@ def choose(setting: str) -> Backend:
     if problem:
         return Backend(DECORATE, f"the self-test of the splice failed: {problem}")
     return Backend(SPLICE, f"verified on Python {table.VERSION[0]}.{table.VERSION[1]}")
-
-

@@ -6,8 +6,9 @@ tracebacks and `sys._current_frames` skip it, so a call that goes through the op
 What the prologue expects of the gate (attributes, so that the gate is the only constant of ours):
 `ticks` an iterator, exhausted = open; `begin(gate)` → the call in flight `p`, or None to run the body in place;
 `p.code` the code to run, `finish(p, result)`, `unwind(p, exception)`, `caught` the exceptions out of `begin` that also
-mean "run the body in place", `missed` an iterator that counts these. For generator-like functions `p.function` is set to the inner function object, which
-dies with the body's frame, and `raised(gate, exception)` is called, unless it is None, when an exception leaves the body.
+mean "run the body in place", `missed` an iterator that counts these. For generator-like functions `p.function` is set
+to the inner function object, which dies with the body's frame, and `raised(gate, exception)` is called, unless it is
+None, when an exception leaves the body.
 
 Every line below that looks superfluous keeps an interpreter from crashing; the tests in `tests/attacks` name the crash.
 """
@@ -62,7 +63,15 @@ class _Shape:
             self.first_cell = code.co_nlocals + sum(name not in local_names for name in code.co_cellvars)
 
     def key(self) -> tuple[int, ...]:
-        return (self.args, self.keywords, self.star, self.starstar, self.generator_like, self.free, self.first_cell)
+        return (
+            self.args,
+            self.keywords,
+            self.star,
+            self.starstar,
+            self.generator_like,
+            self.free,
+            self.first_cell,
+        )
 
     def needs_keyword_names(self) -> bool:
         return bool(self.keywords) and not self.star and not self.starstar

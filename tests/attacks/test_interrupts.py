@@ -110,8 +110,7 @@ def test_unwind_that_raises_reaches_the_caller() -> None:
 
 @attack
 def test_begin_that_raises_reaches_the_caller_unless_it_is_our_own_bug() -> None:
-    from autoprof import guard
-    from autoprof import calls
+    from autoprof import calls, guard
 
     seen = probe(leaf)
     leaf(1)
