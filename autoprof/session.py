@@ -142,8 +142,6 @@ class Session:
 
         live.install(self.installer, live.functions_of(self.installer.covers))
 
-    # What probes call.
-
     def _first_call(self, gate: Gate) -> None:
         if gate.owner is None and gate.code is not None and gate.original is not None:
             from autoprof.owner import find_owner
@@ -192,8 +190,6 @@ class Session:
         from autoprof import artefacts
 
         return artefacts.deliver(self.output, probe, stacks, duration_ns, self.flusher)
-
-    # The end of it.
 
     def end(self) -> None:
         """Close every gate, give every function its code back, write what is left."""
