@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from _functools import partial  # type: ignore[import-not-found]
 from _thread import get_ident, interrupt_main, start_new_thread
 from sys import _getframe, getprofile, gettrace, modules
 
@@ -79,9 +80,10 @@ def _code_to_run(gate_: Gate) -> Any:
     if owner is None or owner.__code__ is code:
         return code
     replaced = owner.__code__
-    if any(each is gate_ for each in replaced.co_consts):
-        gate_.code = weakref.ref(replaced)
-        return replaced
+    for each in replaced.co_consts:
+        if each is gate_:
+            gate_.code = weakref.ref(replaced)
+            return replaced
     return None
 
 
@@ -256,28 +258,11 @@ def finish(call: Flight, result: object) -> None:
 
 def unwind(call: Flight, error: BaseException) -> None:
     """Close a call that raised."""
-    if _LOSES_A_REFERENCE and type(error) is MemoryError and error.__traceback__ is None:
-        _keep_for_ever(call)
     ended_ns = monotonic_ns()
     try:
         conclude(call, ended_ns, None, error)
     except Exception as failure:
         guard.report("unwind", failure)
-
-
-_LOSES_A_REFERENCE = sys.version_info[:2] in ((3, 12), (3, 13))
-"""There MAKE_FUNCTION gives its code object back twice when it finds no memory for the function."""
-
-
-def _keep_for_ever(call: Flight) -> None:
-    """Hold two references to the code that nobody will ever give back, where one was given back too often.
-
-    A MemoryError without a traceback comes from the making of the inner function, at the latest from its call. The
-    cycle gate → call → code → gate is out of the garbage collector's sight, also when the interpreter ends.
-    """
-    call.function = call.code
-    call.watches = call.gate.lost
-    call.gate.lost = call
 
 
 def _watch(call: Flight, result: Any, ended_ns: int) -> None:
@@ -292,19 +277,23 @@ def _watch(call: Flight, result: Any, ended_ns: int) -> None:
     call.caller = None
     afloat[id(call)] = call
 
-    def ended(_: object, call: Flight = call) -> None:
-        try:
-            end_unseen(call, monotonic_ns())
-        except KeyboardInterrupt:
-            # A callback's exception is only printed, and the interrupt is the application's: send it once more, from
-            # a thread, so that it does not arrive in here again.
-            start_new_thread(interrupt_main, ())
-
+    # No closure: making one crashes 3.12 and 3.13 when memory runs out (see `rewrite.splice`).
+    ended = partial(_end_noticed, call)
     call.gate.raised = raised
     call.result = type(result).__name__
     call.living = weakref.ref(result, ended)
     call.watches = weakref.ref(function, ended)
     call.probes[0].overhead_ns += monotonic_ns() - ended_ns
+
+
+def _end_noticed(call: Flight, _: object) -> None:
+    """Be the callback of the weak references to a generator-like object and its inner function."""
+    try:
+        end_unseen(call, monotonic_ns())
+    except KeyboardInterrupt:
+        # A callback's exception is only printed, and the interrupt is the application's: send it once more, from
+        # a thread, so that it does not arrive in here again.
+        start_new_thread(interrupt_main, ())
 
 
 def end_unseen(call: Flight, ended_ns: int) -> None:

@@ -34,6 +34,7 @@ class Flight:
         "ident",
         "limit_ns",
         "living",
+        "lost",
         "probes",
         "result",
         "samples",

@@ -81,7 +81,7 @@ class Gate:
         begin, finish, unwind, raised, caught: what the prologue calls; see `rewrite.splice`. `raised` is None while no
             generator-like call of this gate is being followed.
         missed: counts down the calls that `begin` could not even look at: at the recursion limit, out of memory.
-        lost: chain of calls that must never be freed, see `probe.unwind`.
+        lost: chain of calls that must never be freed, see `rewrite.splice`.
         probes: the probes behind the gate, outermost first.
     """
 

@@ -28,7 +28,7 @@ class Backend:
 class _TrialGate:
     """A gate that opens for every call."""
 
-    __slots__ = ("begin", "caught", "code", "finish", "log", "missed", "raised", "ticks", "unwind")
+    __slots__ = ("begin", "caught", "code", "finish", "log", "lost", "missed", "raised", "ticks", "unwind")
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -36,6 +36,7 @@ class _TrialGate:
         self.caught = (RecursionError, MemoryError)
         self.code: CodeType | None = None
         self.missed = repeat(True, 1)
+        self.lost: object = None
         self.raised = None
         self.begin = _trial_begin
         self.finish = _trial_finish
@@ -43,7 +44,7 @@ class _TrialGate:
 
 
 class _TrialCall:
-    __slots__ = ("code", "function", "gate")
+    __slots__ = ("code", "function", "gate", "lost")
 
     code: CodeType | None
     gate: _TrialGate

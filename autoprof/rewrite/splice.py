@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 CO_OPTIMIZED, CO_NEWLOCALS, CO_VARARGS, CO_VARKEYWORDS = 0x1, 0x2, 0x4, 0x8
 CO_GENERATOR_LIKE = 0x20 | 0x80 | 0x200
-GATE_NAMES = ("ticks", "begin", "finish", "unwind", "caught", "code", "function", "raised", "missed")
-_TICKS, _BEGIN, _FINISH, _UNWIND, _CAUGHT, _CODE, _FUNCTION, _RAISED, _MISSED = range(9)
+GATE_NAMES = ("ticks", "begin", "finish", "unwind", "caught", "code", "function", "raised", "missed", "lost")
+_TICKS, _BEGIN, _FINISH, _UNWIND, _CAUGHT, _CODE, _FUNCTION, _RAISED, _MISSED, _LOST = range(10)
 _STACK_MARGIN = 12
 
 Part = list[Instruction]
@@ -104,6 +104,7 @@ class _Writer:
             *self.inner_function(),
             *self.inner_call(),
             *self.finish(),
+            *self.not_made(),
             *self.unwind(),
             *self.begin_failed(),
             (LABEL, "declined"),
@@ -148,16 +149,16 @@ class _Writer:
         depth_of_p = 1 + len(null_first) + bool(free)
         made: Part
         if table.NULL_LAST:
-            made = [("MAKE_FUNCTION", 0), *([("SET_FUNCTION_ATTRIBUTE", 8)] if free else [])]
+            made = [("MAKE_FUNCTION", 0), (LABEL, "made"), *([("SET_FUNCTION_ATTRIBUTE", 8)] if free else [])]
         else:
-            made = [("MAKE_FUNCTION", 8 if free else 0)]
+            made = [("MAKE_FUNCTION", 8 if free else 0), (LABEL, "made")]
         kept: Part = []
         if self.shape.generator_like:
             depth = 3 + len(null_first)
             kept = [("COPY", 1), ("COPY", depth), ("STORE_ATTR", self.name + _FUNCTION)]
         null_last: Part = [("PUSH_NULL", 0)] if table.NULL_LAST else []
         code: Part = [("COPY", depth_of_p), self.attribute(_CODE)]
-        return [*null_first, *closure, *code, *made, *kept, *null_last]
+        return [*null_first, *closure, *code, (LABEL, "make"), *made, *kept, *null_last]
 
     def inner_call(self) -> Part:
         """Hand the arguments over: [p, callable, NULL] → [p, result]."""
@@ -206,6 +207,31 @@ class _Writer:
             ("SWAP", 2),
             ("POP_TOP", 0),
             ("RETURN_VALUE", 0),
+        ]
+
+    def not_made(self) -> Part:
+        """Hold two references to the code for ever, where MAKE_FUNCTION gave one back that it did not have.
+
+        `p.function = p.code; p.lost = gate.lost; gate.lost = p`: needs no memory and no call, and the cycle gate → p →
+        code → gate is out of the garbage collector's sight, also when the interpreter ends.
+        """
+        if not table.MAKE_FUNCTION_OVERDRAWS:
+            return []
+        return [
+            (LABEL, "not_made"),
+            ("PUSH_EXC_INFO", 0),
+            ("COPY", 3),
+            self.attribute(_CODE),
+            ("COPY", 4),
+            ("STORE_ATTR", self.name + _FUNCTION),
+            self.gate(),
+            self.attribute(_LOST),
+            ("COPY", 4),
+            ("STORE_ATTR", self.name + _LOST),
+            ("COPY", 3),
+            self.gate(),
+            ("STORE_ATTR", self.name + _LOST),
+            ("JUMP_FORWARD", "unwind"),
         ]
 
     def unwind(self) -> Part:
@@ -260,9 +286,16 @@ def _exception_entries(labels: dict[str, int], base: int) -> list[tuple[int, int
     def entry(start: str, end: str, target: str, depth: int) -> tuple[int, int, int, int]:
         return (base + labels[start], labels[end] - labels[start], base + labels[target], depth << 1)
 
+    tried = [entry("try", "tried", "except", 1)]
+    if table.MAKE_FUNCTION_OVERDRAWS:
+        tried = [
+            entry("try", "make", "except", 1),
+            entry("make", "made", "not_made", 1),
+            entry("made", "tried", "except", 1),
+        ]
     return [
         entry("begin", "begun", "begin_except", 0),
-        entry("try", "tried", "except", 1),
+        *tried,
         entry("unwind", "unwound", "unwind_failed", 2),
     ]
 

@@ -49,6 +49,9 @@ else:
     CLOSED = (("POP_TOP", 0), ("POP_TOP", 0))
     OPEN = ()
 
+MAKE_FUNCTION_OVERDRAWS = VERSION in ((3, 12), (3, 13))
+"""There MAKE_FUNCTION gives its code object back twice when it finds no memory for the function."""
+
 ITER_NEEDS_NULL = VERSION >= (3, 15)
 """In 3.15 an iterator takes two stack slots."""
 
