@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from _random import Random
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
 
 from autoprof import clock, guard
 from autoprof.background import Background
@@ -145,6 +145,7 @@ class Sampler:
         its function returns would make the application's objects die late, on our thread.
         """
         frames = sys._current_frames()
+        frames.pop(get_ident(), None)  # our own frame would make a cycle that keeps all the others alive
         threads, scale = _reservoir(list(in_flight.items()))
         scaled_ns = int(weight_ns * scale)
         for ident, stack in threads:
