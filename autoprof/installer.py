@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from types import CodeType, FunctionType
 
-from autoprof import calls, guard
+from autoprof import calls, guard, marking
 from autoprof.gate import Gate
 from autoprof.probe import Probe
 from autoprof.rewrite import backend as backends
@@ -89,6 +89,8 @@ class Installer:
         gate.original = code
         gate.site = (module, qualname)
         gate.generator_like = bool(code is not None and code.co_flags & CO_GENERATOR_LIKE)
+        if gate.generator_like:
+            marking.install()
         return gate
 
     def probes_for(self, decision: Decision) -> list[Probe]:

@@ -196,8 +196,9 @@ class Session:
         if self._hook is not None:
             self._hook.uninstall()
             self._hook = None
-        from autoprof import live
+        from autoprof import live, marking
 
+        marking.uninstall()
         for gate in self.installer.all_gates():
             gate.close()
             gate.begin = live.declines
