@@ -105,11 +105,11 @@ def first(gate_: Gate) -> Flight | None:
     return begin(gate_, 3)
 
 
-def _nobody(gate_: Gate) -> None:
+def nobody(gate_: Gate) -> None:
     """Stand in where there is no session."""
 
 
-on_first_call: Callable[[Gate], None] = _nobody
+on_first_call: Callable[[Gate], None] = nobody
 """Set by the session: finds the gate's owner and starts the writer."""
 
 

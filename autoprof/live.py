@@ -106,7 +106,8 @@ def declines(gate: Gate) -> None:
 
 
 def forget() -> None:
-    """Forget what was spliced for a session that is over."""
+    """Forget what was spliced for a session that is over, and the session itself."""
+    calls.on_first_call = calls.nobody
     _spliced.clear()
     _containers.clear()
 

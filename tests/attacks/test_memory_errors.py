@@ -77,13 +77,15 @@ def expected(call: Any, function: Any) -> str:
 def test_no_memory_somewhere_in_an_open_gate(kind: str, failures: int) -> None:
     from autoprof import guard, session
     from autoprof.flusher import Flusher
+    from autoprof.sampler import recorder
 
     pytest.importorskip("_testcapi")
     source, call = SOURCES[kind]
     Flusher.start = lambda self: None  # type: ignore[method-assign]  # its thread would eat the failing allocations
     function = made(source, "f")
     good = expected(call, function)
-    seen = probe(function, interval_ns=10_000_000_000)
+    seen = probe(function)
+    recorder.interval_ns = 10_000_000_000
     assert session.current is not None
     ends: dict[str, int] = {}
     for _ in range(3):
