@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock
-
-from autoprof import gate, histogram
+from autoprof import gate
 from autoprof.clock import monotonic_ns
+from autoprof.histogram import bucket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
             """End it; return what `complete` says beyond the duration."""
 
 
-PENDING_KEPT = 512
 REASONS = ("nested", "busy", "other_profiler", "paused", "error")
 
 
@@ -41,12 +39,11 @@ class Probe:
         rate: probability that a call is measured.
         state: waiting, installed, paused, shed, disabled, failed, removed; `reason` is one sentence.
         profiled, discarded, skipped, samples, slow: counts, as the contract defines them.
-        pending: durations in nanoseconds not yet put into the histogram.
+        durations: histogram since it was last taken; its memory is bounded, whatever the rate.
         sampled: whether the flight recorder keeps stacks for it.
     """
 
     __slots__ = (
-        "_lock",
         "artefact",
         "asynchronous",
         "busy",
@@ -61,7 +58,6 @@ class Probe:
         "max_ns",
         "options",
         "overhead_ns",
-        "pending",
         "policy",
         "profiled",
         "rate",
@@ -101,7 +97,6 @@ class Probe:
         self.busy: set[int] = set()
         self.closed_until_ns = 0
         self.artefact: str | None = None
-        self._lock = allocate_lock()
         self.started_calls = 0
         self.clear()
 
@@ -111,10 +106,8 @@ class Probe:
         self.profiled = self.discarded = self.samples = self.slow = 0
         self.total_ns = self.max_ns = self.overhead_ns = 0
         self.skipped: dict[str, int] = {}
-        self.pending: list[int] = []
         self.durations: dict[int, int] = {}
         self.started_calls = sum(each.calls for each in self.gates)
-        self._lock = allocate_lock()
 
     @property
     def strategy_name(self) -> str:
@@ -138,39 +131,28 @@ class Probe:
         self.started_calls += gate_.calls
 
     def record(self, duration_ns: int) -> None:
-        """Keep one duration; exact under threads (single bytecodes on counters, a swap on the list)."""
+        """Keep one duration; exact under threads (single bytecodes on counters)."""
         self.profiled += 1
         self.total_ns += duration_ns
         if duration_ns > self.max_ns:
             self.max_ns = duration_ns
-        pending = self.pending
-        pending.append(duration_ns)
-        if len(pending) >= PENDING_KEPT:
-            self.fold()
-
-    def fold(self) -> None:
-        """Put pending durations into the histogram, unless another thread is at it."""
-        # Never block here: a finaliser may run inside the lock and end a measured call of the same probe.
-        if not self._lock.acquire(False):
-            return
-        try:
-            pending, self.pending = self.pending, []
-            durations = self.durations
-            for duration_ns in pending:
-                index = histogram.bucket(duration_ns)
-                durations[index] = durations.get(index, 0) + 1
-        finally:
-            self._lock.release()
+        index = bucket(duration_ns)
+        # `+=` on a dict switches no thread and lets no signal handler in; a `get` in between would.
+        while True:
+            try:
+                self.durations[index] += 1
+            except KeyError:
+                self.durations.setdefault(index, 0)
+            else:
+                return
 
     def take_durations(self) -> dict[int, int]:
         """Return the histogram since the last time and start a new one."""
-        self.fold()
         taken, self.durations = self.durations, {}
-        return taken
+        return {index: count for index, count in taken.items() if count}
 
     def skip(self, reason: str) -> None:
         """Count a call whose gate was open and which is not measured."""
-        # `+=` on a dict switches no thread and lets no signal handler in; a `get` in between would.
         try:
             self.skipped[reason] += 1
         except KeyError:

@@ -198,7 +198,7 @@ def test_doctor() -> None:
     Path("bad.yaml").write_text("version: 1\nrule: []\n")
     done = run("doctor", AUTOPROF_CONFIG="bad.yaml")
     assert done.returncode == 1
-    assert "rejected: bad.yaml:2:1:" in done.stdout
+    assert "rejected: " in done.stdout and "bad.yaml:2:1:" in done.stdout  # absolute where autoprof is live
 
 
 def test_run_is_left_to_its_program() -> None:

@@ -103,22 +103,12 @@ def test_durations_add_up(loaded: Any) -> None:
     assert probe.take_durations() == {}
 
 
-def test_histograms_fold_when_many_are_pending() -> None:
+def test_many_durations_take_little_room() -> None:
     probe = Probe("m:f", "rule 1", "profile", None, {})
-    for duration_ns in range(3 * probes.PENDING_KEPT):
+    for duration_ns in range(20_000):
         probe.record(duration_ns)
-    assert len(probe.pending) < probes.PENDING_KEPT
-    assert sum(probe.take_durations().values()) == 3 * probes.PENDING_KEPT
-    assert probe.profiled == 3 * probes.PENDING_KEPT
-
-
-def test_folding_never_blocks() -> None:
-    """A finaliser may run inside the lock and end a measured call of the same probe."""
-    probe = Probe("m:f", "rule 1", "profile", None, {})
-    with probe._lock:
-        for _ in range(2 * probes.PENDING_KEPT):
-            probe.record(5)
-    assert sum(probe.take_durations().values()) == 2 * probes.PENDING_KEPT
+    assert len(probe.durations) < 250
+    assert sum(probe.take_durations().values()) == probe.profiled == 20_000
 
 
 def test_nested_calls_are_counted_as_skipped(loaded: Any) -> None:

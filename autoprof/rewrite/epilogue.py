@@ -3,7 +3,7 @@
 The prologue is over when a coroutine or generator has been made; how its body ends is seen from outside only for
 returns (the inner function object dies with the frame). For exceptions a handler stands behind the body's own: it
 covers what no other handler covers, asks `gate.raised`, which is None unless a call of this gate is being followed,
-and raises on with the last instruction as it was. No instruction of the body changes, and nothing runs that would not run anyway.
+and raises on with the last instruction as it was. No instruction of the body changes.
 """
 
 from __future__ import annotations
