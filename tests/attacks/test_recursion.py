@@ -78,7 +78,7 @@ def test_a_leaf_fails_at_the_same_depth_and_every_call_is_counted(shape: str) ->
     call(function)
     seen.clear()
     spliced, _ = outcomes(call, function)
-    assert [*zip(plain, spliced)] == [*zip(plain, plain)]
+    assert [*zip(plain, spliced, strict=False)] == [*zip(plain, plain, strict=False)]
     sys.setrecursionlimit(1000)
     before = seen.profiled
     for _ in range(3):
@@ -144,7 +144,7 @@ def stars(n, *rest, k=1, **more):
         spliced = deepest()
         # `begin` of the deepest calls needs some levels too, and gives them back.
         assert 0 <= plain[0] - spliced[0] <= 2 and plain[1] == spliced[1], (plain, spliced)
-        calls, accounted = balance(seen)
+        calls, _accounted = balance(seen)
         assert calls == spliced[0] + 1, (calls, spliced)
         function.__code__ = code
 
