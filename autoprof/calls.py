@@ -162,7 +162,7 @@ def _take_off(
     call.ident = ident
     call.entered_ns = call.started_ns = entered_ns
     call.generation = flight.generation
-    call.function = call.living = call.watches = call.states = None
+    call.function = call.living = call.watches = call.states = call.result = None
     call.samples = 0
     call.done = False
     call.limit_ns = probes[0].limit_ns
@@ -275,14 +275,13 @@ def _watch(call: Flight, result: Any, ended_ns: int) -> None:
     for each in call.probes:
         each.busy.discard(call.ident)
     call.caller = None
-    afloat[id(call)] = call
-
     # No closure: making one crashes 3.12 and 3.13 when memory runs out (see `rewrite.splice`).
     ended = partial(_end_noticed, call)
     call.gate.raised = raised
     call.result = type(result).__name__
     call.living = weakref.ref(result, ended)
     call.watches = weakref.ref(function, ended)
+    afloat[id(call)] = call  # last: the sampler may look at it from here on
     call.probes[0].overhead_ns += monotonic_ns() - ended_ns
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PERIOD_S = 0.5
 RETRY_S = 5.0
 STACKS_HELD = 20_000
+POSTPONED_MAX = 10
+"""Periods that a flush waits while tracemalloc is on: what it allocates would be in the application's figures."""
 
 Counts = tuple[int, int, int, int, int, int, int, dict[str, int]]
 
@@ -76,8 +78,13 @@ class Flusher:
             self.active[probe] = (0, 0, 0, 0, 0, 0, 0, {})
 
     def _run(self, thread: Background) -> None:
+        postponed = 0
         while thread.pause(self._pause_s()):
             self._reopen()
+            if postponed < POSTPONED_MAX and _memory_is_traced():
+                postponed += 1
+                continue
+            postponed = 0
             self.flush()
 
     def _pause_s(self) -> float:
@@ -262,6 +269,11 @@ def close_with_multiprocessing(flusher: Flusher) -> None:
         util.register_after_fork(flusher, register)
     except Exception as error:
         guard.report("multiprocessing", error)
+
+
+def _memory_is_traced() -> bool:
+    tracemalloc = sys.modules.get("tracemalloc")
+    return tracemalloc is not None and bool(tracemalloc.is_tracing())
 
 
 def _no_news() -> list[Any] | None:

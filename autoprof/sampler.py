@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from _random import Random
-from _thread import allocate_lock, get_ident
+from _thread import allocate_lock
 
 from autoprof import clock, guard
 from autoprof.background import Background
@@ -145,17 +145,19 @@ class Sampler:
         its function returns would make the application's objects die late, on our thread.
         """
         frames = sys._current_frames()
-        frames.pop(get_ident(), None)  # our own frame would make a cycle that keeps all the others alive
-        threads, scale = _reservoir(list(in_flight.items()))
-        scaled_ns = int(weight_ns * scale)
-        for ident, stack in threads:
-            frame = frames.get(ident)
-            if frame is None:
-                in_flight.pop(ident, None)  # the thread ended inside the call
-            else:
-                drop_abandoned(ident)
-                self._look_at_thread(frame, stack, now_ns, scaled_ns)
-        return self._look_at_objects(frames, now_ns, weight_ns) if afloat else []
+        try:
+            threads, scale = _reservoir(list(in_flight.items()))
+            scaled_ns = int(weight_ns * scale)
+            for ident, stack in threads:
+                frame = frames.get(ident)
+                if frame is None:
+                    in_flight.pop(ident, None)  # the thread ended inside the call
+                else:
+                    drop_abandoned(ident)
+                    self._look_at_thread(frame, stack, now_ns, scaled_ns)
+            return self._look_at_objects(frames, now_ns, weight_ns) if afloat else []
+        finally:
+            frames.clear()  # with our own frame in it, it is a cycle that would keep all the others alive
 
     def _look_at_thread(self, leaf: FrameType, stack: list[Flight], now_ns: int, weight_ns: int) -> None:
         """Walk from the leaf to the caller of each open call, innermost call first."""
