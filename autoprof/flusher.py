@@ -147,7 +147,7 @@ class Flusher:
             probe.samples,
             probe.total_ns,
             probe.overhead_ns,
-            dict(probe.skipped),
+            probe.skipped,
         )
         durations = probe.take_durations()
         if now == before and not durations:

@@ -13,10 +13,12 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import sys
 from _random import Random
-from itertools import repeat
+from itertools import repeat, starmap
 from math import log, log1p
 from operator import length_hint
+from types import FunctionType, MethodType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ FOREVER = sys.maxsize >> 1
 
 EXHAUSTED: Iterator[bool] = repeat(True, 0)
 _random = Random(int.from_bytes(os.urandom(16), "little"))
+
+
+_TRACERS = frozenset((FunctionType, MethodType))
 
 
 def reseed() -> None:
@@ -81,6 +86,7 @@ class Gate:
         begin, finish, unwind, raised, caught: what the prologue calls; see `rewrite.splice`. `raised` is None while no
             generator-like call of this gate is being followed.
         missed: counts down the calls that `begin` could not even look at: at the recursion limit, out of memory.
+        traced: counts down the calls that ran in place because somebody traces the thread (`watch` tells).
         lost: chain of calls that must never be freed, see `rewrite.splice`.
         probes: the probes behind the gate, outermost first.
     """
@@ -102,9 +108,13 @@ class Gate:
         "site",
         "size",
         "ticks",
+        "traced",
         "unwind",
         "used",
     )
+
+    watch: Iterator[bool] = map(_TRACERS.__contains__, map(type, starmap(sys.gettrace, repeat(()))))
+    """True while a debugger or another tracer written in Python is at work: asked in C, which it can't see."""
 
     caught: tuple[type[BaseException], ...]
     owner: ref[Any] | None
@@ -126,6 +136,7 @@ class Gate:
         self.finish = finish
         self.unwind = unwind
         self.missed: Iterator[bool] = repeat(True, FOREVER)
+        self.traced: Iterator[bool] = repeat(True, FOREVER)
         self.lost: Any = None
         self.raised: Callable[[Gate, BaseException], None] | None = None
         self.caught = (RecursionError, MemoryError)
@@ -144,7 +155,12 @@ class Gate:
         used = self.used
         size = self.size
         ticks = self.ticks
-        return used + size - length_hint(ticks) + FOREVER - length_hint(self.missed)
+        return used + size - length_hint(ticks) + FOREVER - length_hint(self.missed) + self.declined
+
+    @property
+    def declined(self) -> int:
+        """The calls that found the gate open and a tracer on the thread."""
+        return FOREVER - length_hint(self.traced)
 
     def arm(self, inner: int) -> bool:
         """Start the next countdown; the last thing `begin` does, so that the inner call finds its tick.

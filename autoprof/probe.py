@@ -65,7 +65,8 @@ class Probe:
         "rule",
         "sampled",
         "samples",
-        "skipped",
+        "_declined_before",
+        "_skipped",
         "slow",
         "started_calls",
         "state",
@@ -105,7 +106,8 @@ class Probe:
         self.busy.clear()
         self.profiled = self.discarded = self.samples = self.slow = 0
         self.total_ns = self.max_ns = self.overhead_ns = 0
-        self.skipped: dict[str, int] = {}
+        self._skipped: dict[str, int] = {}
+        self._declined_before = sum(each.declined for each in self.gates)
         self.durations: dict[int, int] = {}
         self.started_calls = sum(each.calls for each in self.gates)
 
@@ -129,6 +131,7 @@ class Probe:
         self.gates.append(gate_)
         gate_.probes = (*gate_.probes, self)
         self.started_calls += gate_.calls
+        self._declined_before += gate_.declined
 
     def record(self, duration_ns: int) -> None:
         """Keep one duration; exact under threads (single bytecodes on counters)."""
@@ -154,10 +157,19 @@ class Probe:
     def skip(self, reason: str) -> None:
         """Count a call whose gate was open and which is not measured."""
         try:
-            self.skipped[reason] += 1
+            self._skipped[reason] += 1
         except KeyError:
-            self.skipped.setdefault(reason, 0)
-            self.skipped[reason] += 1
+            self._skipped.setdefault(reason, 0)
+            self._skipped[reason] += 1
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Calls whose gate was open and which were not measured, by reason; a copy."""
+        counts = dict(self._skipped)
+        declined = sum([each.declined for each in self.gates]) - self._declined_before
+        if declined:
+            counts["other_profiler"] = counts.get("other_profiler", 0) + declined
+        return counts
 
 
 def retune(gate_: Gate) -> None:

@@ -40,6 +40,8 @@ class Gate:
         self.ticks: Any = repeat(True, 0 if mode != "closed" else sys.maxsize >> 1)
         self.caught = (RecursionError, MemoryError)
         self.missed: Any = repeat(True, 99)
+        self.traced: Any = repeat(True, 99)
+        self.watch: Any = repeat(False)
         self.begin, self.finish, self.unwind, self.raised = _begin, _finish, _unwind, None
 
 

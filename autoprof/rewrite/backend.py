@@ -28,14 +28,15 @@ class Backend:
 class _TrialGate:
     """A gate that opens for every call."""
 
-    __slots__ = ("begin", "caught", "code", "finish", "log", "lost", "missed", "raised", "ticks", "unwind")
+    __slots__ = ("begin", "caught", "code", "finish", "log", "lost", "missed", "raised", "ticks", "traced", "unwind", "watch")
 
     def __init__(self) -> None:
         self.log: list[str] = []
         self.ticks: Any = repeat(True, 0)
         self.caught = (RecursionError, MemoryError)
         self.code: CodeType | None = None
-        self.missed = repeat(True, 1)
+        self.missed = self.traced = repeat(True, 9)
+        self.watch = repeat(False)
         self.lost: object = None
         self.raised = None
         self.begin = _trial_begin

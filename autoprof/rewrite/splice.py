@@ -6,7 +6,8 @@ tracebacks and `sys._current_frames` skip it, so a call that goes through the op
 What the prologue expects of the gate (attributes, so that the gate is the only constant of ours):
 `ticks` an iterator, exhausted = open; `begin(gate)` → the call in flight `p`, or None to run the body in place;
 `p.code` the code to run, `finish(p, result)`, `unwind(p, exception)`, `caught` the exceptions out of `begin` that also
-mean "run the body in place", `missed` an iterator that counts these. For generator-like functions `p.function` is set
+mean "run the body in place", `missed` an iterator that counts these; `watch` an endless iterator: true = somebody traces this thread, run the
+body in place, `traced` counts these. For generator-like functions `p.function` is set
 to the inner function object, which dies with the body's frame, and `raised(gate, exception)` is called, unless it is
 None, when an exception leaves the body.
 
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 CO_OPTIMIZED, CO_NEWLOCALS, CO_VARARGS, CO_VARKEYWORDS = 0x1, 0x2, 0x4, 0x8
 CO_GENERATOR_LIKE = 0x20 | 0x80 | 0x200
-GATE_NAMES = ("ticks", "begin", "finish", "unwind", "caught", "code", "function", "raised", "missed", "lost")
-_TICKS, _BEGIN, _FINISH, _UNWIND, _CAUGHT, _CODE, _FUNCTION, _RAISED, _MISSED, _LOST = range(10)
+GATE_NAMES = ("ticks", "begin", "finish", "unwind", "caught", "code", "function", "raised", "missed", "lost", "watch", "traced")
+_TICKS, _BEGIN, _FINISH, _UNWIND, _CAUGHT, _CODE, _FUNCTION, _RAISED, _MISSED, _LOST, _WATCH, _TRACED = range(12)
 _STACK_MARGIN = 12
 
 Part = list[Instruction]
@@ -99,6 +100,7 @@ class _Writer:
     def prologue(self) -> Part:
         return [
             *self.countdown(),
+            *self.watch(),
             *self.begin(),
             (LABEL, "try"),
             *self.inner_function(),
@@ -125,6 +127,25 @@ class _Writer:
             ("JUMP_FORWARD", "body"),
             (LABEL, "open"),
             *table.OPEN,
+        ]
+
+    def watch(self) -> Part:
+        """Run the body in place under a tracer, without a call that the tracer or a debugger's user would see."""
+        return [
+            self.gate(),
+            self.attribute(_WATCH),
+            *self.iterator_null(),
+            ("FOR_ITER", "watch_ended"),
+            (table.JUMP_IF_FALSE, "unwatched"),
+            *table.ITERATOR_DONE,
+            self.gate(),
+            self.attribute(_TRACED),
+            ("JUMP_FORWARD", "count"),
+            (LABEL, "watch_ended"),
+            *table.OPEN,
+            ("JUMP_FORWARD", "begin"),
+            (LABEL, "unwatched"),
+            *table.ITERATOR_DONE,
         ]
 
     def begin(self) -> Part:
@@ -268,11 +289,12 @@ class _Writer:
             # Count the call without a Python call and without memory: there is none left.
             self.gate(),
             self.attribute(_MISSED),
+            (LABEL, "count"),
             *self.iterator_null(),
-            ("FOR_ITER", "begin_counted"),
+            ("FOR_ITER", "counted"),
             *table.CLOSED,
             ("JUMP_FORWARD", "body"),
-            (LABEL, "begin_counted"),
+            (LABEL, "counted"),
             *table.OPEN,
             ("JUMP_FORWARD", "body"),
             (LABEL, "begin_reraise"),

@@ -49,6 +49,9 @@ else:
     CLOSED = (("POP_TOP", 0), ("POP_TOP", 0))
     OPEN = ()
 
+ITERATOR_DONE = CLOSED[1:]
+"""Takes an iterator off the stack whose value is gone already."""
+
 MAKE_FUNCTION_OVERDRAWS = VERSION in ((3, 12), (3, 13))
 """There MAKE_FUNCTION gives its code object back twice when it finds no memory for the function."""
 

@@ -8,6 +8,7 @@ module spliced by the import hook, as a policy does.
 from __future__ import annotations
 
 import ast
+import difflib
 import functools
 import importlib
 import os
@@ -159,9 +160,14 @@ def balance(probe_: Probe) -> tuple[int, int]:
     return probe_.calls, probe_.profiled + sum(probe_.skipped.values())
 
 
-def first_difference(plain: dict[str, Any], spliced: dict[str, Any]) -> str:
-    """Return the first entries that differ; empty when none does."""
+def assert_same(plain: dict[str, Any], spliced: dict[str, Any]) -> None:
+    """Compare what was seen with and without us, entry by entry; say where the first difference is."""
     for name in [*plain, *(set(spliced) - set(plain))]:
-        if plain.get(name) != spliced.get(name):
-            return f"{name}:\n  plain   {plain.get(name)!r}\n  spliced {spliced.get(name)!r}"
-    return ""
+        with_us, without_us = spliced.get(name), plain.get(name)
+        if with_us == without_us:
+            continue
+        lines = [str(each).splitlines() for each in (without_us, with_us)]
+        if isinstance(with_us, list) and isinstance(without_us, list):
+            lines = [[repr(each) for each in side] for side in (without_us, with_us)]
+        changes = list(difflib.unified_diff(*lines, "without us", "with us", lineterm="", n=2))
+        raise AssertionError("\n".join([f"{name}:", *changes[:60]]))

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from .arena import attack, environment, first_difference, probe
+from .arena import attack, environment, assert_same, probe
 
 HAS_MONITORING = sys.version_info >= (3, 12)
 
@@ -154,7 +154,7 @@ def test_pdb_sessions_read_the_same() -> None:
     plain = {name: debugged(commands) for name, commands in SESSIONS.items()}
     probes = splice_all()
     caller()
-    assert not first_difference(plain, {name: debugged(commands) for name, commands in SESSIONS.items()})
+    assert_same(plain, {name: debugged(commands) for name, commands in SESSIONS.items()})
     before = [each.profiled for each in probes]
     caller()
     assert all(each.profiled > count for each, count in zip(probes, before, strict=True)), (
@@ -209,7 +209,7 @@ def test_a_tracer_sees_the_same_events() -> None:
     caller()
     spliced = {str(opcodes): without_ours(traced(opcodes)) for opcodes in (False, True)}
     # `begin` itself, which declines, is a Python call like any other to a tracer; nothing inside it may be.
-    assert not first_difference(plain, spliced)
+    assert_same(plain, spliced)
 
 
 @attack
@@ -217,7 +217,7 @@ def test_a_profiler_sees_the_same_events() -> None:
     plain = profiled()
     splice_all()
     caller()
-    assert not first_difference({"profile": plain}, {"profile": without_ours(profiled())})
+    assert_same({"profile": plain}, {"profile": without_ours(profiled())})
 
 
 def monitored(event: str, tool: int = 2) -> list[Any]:
@@ -255,7 +255,7 @@ def test_a_monitoring_profiler_sees_the_same_events() -> None:
     plain = {event: monitored(event) for event in events}
     splice_all()
     caller()
-    assert not first_difference(plain, {event: without_ours(monitored(event)) for event in events})
+    assert_same(plain, {event: without_ours(monitored(event)) for event in events})
 
 
 @attack
@@ -268,7 +268,7 @@ def test_a_closed_gate_shows_next_to_nothing() -> None:
     for each in FUNCTIONS:
         probe(each, rate=0.0)
     caller()
-    assert not first_difference(plain, {event: monitored(event, 4) for event in events})
+    assert_same(plain, {event: monitored(event, 4) for event in events})
 
 
 @attack
@@ -321,7 +321,7 @@ def test_cprofile_counts_the_same() -> None:
     spliced = run()
     for ours in ("begin", "finish", "unwind", "first"):
         spliced.pop(ours, None)
-    assert not first_difference(plain, spliced)
+    assert_same(plain, spliced)
     assert all(each.skipped.get("other_profiler") for each in probes)
 
 
@@ -354,7 +354,7 @@ def test_cprofile_started_and_stopped_inside_open_calls() -> None:
         spliced = run()
         for ours in ("begin", "finish", "unwind", "first"):
             spliced.pop(ours, None)
-        assert not first_difference(plain, spliced)
+        assert_same(plain, spliced)
     assert all(each.calls == 3 and not each.busy for each in seen)
 
 
@@ -524,9 +524,9 @@ def test_coverage_reports_the_same(tmp_path: Path, core: str, branch: bool) -> N
         import json
 
         found[rate] = json.loads((folder / "found.json").read_text())["files"]
-        assert found[rate]
+        assert found[rate], ended.stderr
     for rate in (1.0, 0.2):
-        assert not first_difference(found[None], found[rate])
+        assert_same(found[None], found[rate])
 
 
 @needs("line_profiler")
@@ -548,7 +548,7 @@ def test_line_profiler_counts_the_same() -> None:
     plain = run()
     splice_all()
     caller()
-    assert not first_difference(plain, run())
+    assert_same(plain, run())
 
 
 @needs("pyinstrument")
