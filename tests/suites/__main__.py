@@ -18,9 +18,9 @@ from .environments import (
     SetupError,
     find_python,
     install_autoprof,
-    prepare_cache,
     prepare_source,
     prepare_venv,
+    the_cache,
 )
 from .table import details, table
 
@@ -78,10 +78,10 @@ class Progress:
         return say
 
 
-def cells(suites: list[Suite], pythons: list[Path], options: Options, jobs: int) -> list[Cell]:
+def cells(
+    suites: list[Suite], pythons: list[Path], options: Options, jobs: int, progress: Progress
+) -> list[Cell]:
     """Prepare what is needed, then run every suite on every Python; results in that order."""
-    progress = Progress()
-    prepare_cache()
     work = []
     for python in pythons:
         log = CACHE / "setup.log"
@@ -106,7 +106,9 @@ def main() -> int:
     try:
         suites = named(arguments.suite)
         pythons = [find_python(version) for version in arguments.python or PYTHONS]
-        done = cells(suites, pythons, options, max(1, arguments.jobs))
+        progress = Progress()
+        with the_cache(waiting=lambda: progress.about("cache")("in use by another run, waiting for its end")):
+            done = cells(suites, pythons, options, max(1, arguments.jobs), progress)
     except (LookupError, SetupError) as error:
         print(f"tests.suites: {error}", file=sys.stderr)
         return 2

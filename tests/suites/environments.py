@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from .catalogue import SUITES, TEST_TOOLS, Suite
@@ -92,15 +93,35 @@ def prepare_venv(python: Path, log: Path) -> Path:
 
 
 def install_autoprof(inside: Path, log: Path) -> None:
-    """Install this repository into an environment, editable; again when what is installed has changed."""
-    startup = sorted((REPOSITORY / "autoprof" / "startup").glob("*"))
-    files = [REPOSITORY / "pyproject.toml", *(path for path in startup if path.is_file())]
-    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+    """Install this repository into an environment, as a copy: edits during a run must not reach its children."""
+    wanted = _digest(REPOSITORY)
     stamp = inside.parent.parent / "autoprof-from"
-    wanted = f"{REPOSITORY} {digest}"
     if not _is_stamped(stamp, wanted):
-        _run([str(inside), "-m", "pip", "install", "--quiet", "--editable", str(REPOSITORY)], log)
+        stamp.unlink(missing_ok=True)
+        _run([str(inside), "-m", "pip", "install", "--quiet", str(REPOSITORY)], log)
+        _run(
+            [
+                str(inside),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--force-reinstall",
+                "--no-deps",
+                str(REPOSITORY),
+            ],
+            log,
+        )
         stamp.write_text(wanted, "utf-8")
+
+
+def _digest(repository: Path) -> str:
+    """Return a hash over everything that is installed."""
+    digest = hashlib.sha256((repository / "pyproject.toml").read_bytes())
+    for path in sorted((repository / "autoprof").rglob("*")):
+        if path.is_file() and path.suffix != ".pyc":
+            digest.update(str(path.relative_to(repository)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def prepare_source(suite: Suite, inside: Path, log: Path) -> Path | None:
@@ -124,10 +145,24 @@ def prepare_source(suite: Suite, inside: Path, log: Path) -> Path | None:
     return folder
 
 
-def prepare_cache() -> None:
-    """Make the cache folder, which ignores itself in git."""
+@contextmanager
+def the_cache(waiting: Callable[[], None]) -> Iterator[None]:
+    """Make the cache folder, which ignores itself in git, and keep every other run out of it.
+
+    Args:
+        waiting: called once if another run has it at the moment.
+    """
+    import fcntl
+
     CACHE.mkdir(exist_ok=True)
     (CACHE / ".gitignore").write_text("*\n", "utf-8")
+    with (CACHE / "lock").open("w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _is_stamped(stamp: Path, wanted: str) -> bool:
