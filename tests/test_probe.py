@@ -388,3 +388,12 @@ def test_fake_clock_leaves_no_trace() -> None:
         assert clock.wall_ns() == fake.now_wall_ns
     assert probes.monotonic_ns is clock.monotonic_ns is real
     assert sampler.clock.monotonic_ns is real
+
+
+def test_durations_are_counted_in_the_histograms_buckets() -> None:
+    from autoprof.histogram import bucket
+
+    for duration_ns in (-1, 0, 1, 15, 16, 17, 31, 32, 1_000, 123_456_789, 10**13):
+        probe = Probe("m:f", "rule 1", "profile", None, {})
+        probe.record(duration_ns)
+        assert probe.take_durations() == {bucket(duration_ns): 1}
