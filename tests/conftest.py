@@ -14,6 +14,10 @@ from types import ModuleType
 
 import pytest
 
+from autoprof import calls
+
+calls.measure_under_coverage = True
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 STARTUP = REPOSITORY / "autoprof" / "startup"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from _thread import allocate_lock, start_new_thread
 from itertools import repeat
 
 from autoprof.rewrite import table
@@ -69,6 +70,27 @@ def _trial_unwind(call: _TrialCall, error: BaseException) -> None:
     call.gate.log.append("unwind")
 
 
+def _untraced_self_test() -> str:
+    """Run the self-test where nobody watches: an open gate would upset a tracer or profiler of this thread."""
+    if sys.gettrace() is None and sys.getprofile() is None:
+        return _self_test()
+    problem: list[str] = []
+    done = allocate_lock()
+
+    def run() -> None:
+        try:
+            problem.append(_self_test())
+        except Exception as error:
+            problem.append(f"{type(error).__name__}: {error}")
+        finally:
+            done.release()
+
+    done.acquire()
+    start_new_thread(run, ())
+    done.acquire()
+    return problem[0]
+
+
 def _self_test() -> str:
     """Return what went wrong with a spliced function; empty when nothing did."""
     from autoprof.rewrite.splice import splice
@@ -111,7 +133,7 @@ def choose(setting: str) -> Backend:
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
         return Backend(DECORATE, "a free-threaded build: the gate's count needs the GIL")
     try:
-        problem = _self_test()
+        problem = _untraced_self_test()
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
     if problem:

@@ -12,6 +12,7 @@ import pstats
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,8 @@ def without_ours(events: list[Any]) -> list[Any]:
 
 @attack
 def test_a_tracer_sees_the_same_events() -> None:
-    plain = {str(opcodes): traced(opcodes) for opcodes in (False, True)}
+    for _ in range(2):  # 3.12 tells opcodes from the second time on
+        plain = {str(opcodes): traced(opcodes) for opcodes in (False, True)}
     splice_all()
     caller()
     spliced = {str(opcodes): without_ours(traced(opcodes)) for opcodes in (False, True)}
@@ -300,6 +302,16 @@ def test_local_events_move_to_the_new_code_and_back() -> None:
 # Profilers.
 
 
+def rest() -> None:
+    """End our threads: from 3.12 on cProfile sees all threads, and takes a switch between two for a call."""
+    from autoprof import session
+    from autoprof.sampler import recorder
+
+    if session.current is not None:
+        recorder.stop()
+        session.current.flusher.rest(2.0)
+
+
 def calls_of(statistics: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for (_, _, name), row in statistics.items():
@@ -318,6 +330,7 @@ def test_cprofile_counts_the_same() -> None:
     plain = run()
     probes = splice_all()
     caller()
+    rest()
     spliced = run()
     for ours in ("begin", "finish", "unwind", "first"):
         spliced.pop(ours, None)
@@ -351,6 +364,7 @@ def test_cprofile_started_and_stopped_inside_open_calls() -> None:
     seen = [probe(start), probe(stop)]
     caller()
     for _ in range(3):
+        rest()
         spliced = run()
         for ours in ("begin", "finish", "unwind", "first"):
             spliced.pop(ours, None)
@@ -514,10 +528,9 @@ def test_coverage_reports_the_same(tmp_path: Path, core: str, branch: bool) -> N
         folder.mkdir()
         tool = ["-m", "coverage", "run", "--include=prey.py", *(["--branch"] if branch else [])]
         ended = measured_by(tool, folder, rate, COVERAGE_CORE=core)
-        if rate == 1.0 and core != "pytrace":
-            assert int(ended.stderr.split("measured ")[1].split()[0]) > 300, (
-                "under coverage we go on measuring"
-            )
+        if rate == 1.0:
+            # Exceptions that leave a measured call upset both tracers, so nothing is measured under them.
+            assert (int(ended.stderr.split("measured ")[1].split()[0]) > 300) is (core == "sysmon")
         subprocess.run(
             [sys.executable, "-m", "coverage", "json", "-q", "-o", "found.json"], cwd=folder, check=True
         )
@@ -554,8 +567,6 @@ def test_line_profiler_counts_the_same() -> None:
 @needs("pyinstrument")
 @attack
 def test_pyinstrument_shows_the_same_tree() -> None:
-    import time
-
     import pyinstrument
 
     def leaf(x: int) -> int:
@@ -571,27 +582,29 @@ def test_pyinstrument_shows_the_same_tree() -> None:
         for each in range(n):
             middle(each)
 
-    def run() -> list[str]:
+    def run() -> list[tuple[str, ...]]:
         profiler = pyinstrument.Profiler(interval=0.0005)
         profiler.start()
         top(200)
         profiler.stop()
-        found: list[str] = []
-
-        def walk(frame: Any, depth: int) -> None:
-            found.append("  " * depth + frame.function)
-            for each in frame.children:
-                walk(each, depth + 1)
-
         assert profiler.last_session is not None
-        walk(profiler.last_session.root_frame(), 0)
-        return [each for each in found if each.strip() in ("leaf", "middle", "top", "run")]
+        paths: set[tuple[str, ...]] = set()
+
+        def walk(frame: Any, path: tuple[str, ...]) -> None:
+            path = (*path, frame.function)
+            paths.add(path)
+            for each in frame.children:
+                walk(each, path)
+
+        walk(profiler.last_session.root_frame(), ())
+        ours = {"top", "middle", "leaf"}
+        return sorted(each for each in paths if each[-1] in ours)
 
     plain = run()
     for each in (leaf, middle, top):
         probe(each)
     top(1)
-    assert run() == plain
+    assert_same({"tree": plain}, {"tree": run()})
 
 
 @needs("executing")
@@ -660,20 +673,22 @@ def test_py_spy_shows_an_open_call_twice(tmp_path: Path) -> None:
             """
         )
     )
-    child = subprocess.Popen(
-        [sys.executable, "spied.py"], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert child.stdout is not None and child.stdout.readline() == "ready\n"
-        import time
-
-        time.sleep(0.3)
-        seen = subprocess.run(
-            [spy, "dump", "--pid", str(child.pid)], capture_output=True, text=True, timeout=30, check=False
-        )
-    finally:
-        child.kill()
-        child.wait()
+    command = [sys.executable, "spied.py"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            assert child.stdout is not None and child.stdout.readline() == "ready\n"
+            time.sleep(0.3)
+            seen = subprocess.run(
+                [spy, "dump", "--pid", str(child.pid)],
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
+            )
+        finally:
+            child.kill()
     if seen.returncode:
         pytest.skip(f"py-spy can't read this process here: {seen.stderr.strip()[-200:]}")
     functions = [
