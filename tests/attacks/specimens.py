@@ -1,0 +1,433 @@
+"""What Python can do with functions, to be looked at with and without gates."""
+
+from __future__ import annotations
+
+import abc
+import collections
+import dataclasses
+import enum
+import functools
+import logging
+import sys
+import typing
+import warnings
+import weakref
+
+
+def tagged(tag):
+    def decorate(function):
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            return tag, function(*args, **kwargs)
+
+        return wrapper
+
+    return decorate
+
+
+def everything(a: int, b: "str" = "x", /, c=3, *rest: float, d, e=5, **more) -> typing.List[int]:  # noqa: UP006
+    """Take it all.
+
+    >>> everything(1, d=4)
+    (1, 'x', 3, (), 4, 5, {})
+    """
+    return a, b, c, rest, d, e, more
+
+
+@functools.singledispatch
+def generic(value):
+    return "object"
+
+
+@generic.register
+def _(value: int):
+    return "int"
+
+
+@generic.register(list)
+def of_list(value):
+    return "list"
+
+
+@dataclasses.dataclass(order=True)
+class Record:
+    number: int
+    items: list = dataclasses.field(default_factory=list)
+
+    def __post_init__(self):
+        self.number += 1
+
+    def doubled(self):
+        return self.number * 2
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+    def described(self):
+        return self.name.lower()
+
+    @classmethod
+    def _missing_(cls, value):
+        return cls.RED
+
+    @property
+    def squared(self):
+        return self.value**2
+
+
+class Abstract(abc.ABC):
+    @abc.abstractmethod
+    def method(self):
+        return "base"
+
+    @classmethod
+    def __subclasshook__(cls, other):
+        return NotImplemented
+
+
+class Concrete(Abstract):
+    def method(self):
+        return super().method() + " " + __class__.__name__
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__()
+        cls.options = options
+
+    def __class_getitem__(cls, key):
+        return cls.__name__, key
+
+
+class Sub(Concrete, flag=1):
+    pass
+
+
+class Meta(type):
+    def __new__(cls, name, bases, namespace, **options):
+        return super().__new__(cls, name, bases, namespace)
+
+    def __call__(cls, *args):
+        made = super().__call__(*args)
+        made.marked = True
+        return made
+
+    @classmethod
+    def __prepare__(cls, name, bases, **options):
+        return {"prepared": True}
+
+
+class WithMeta(metaclass=Meta, option=2):
+    __slots__ = ("__dict__", "marked")
+
+    def __init__(self, value=0):
+        self.value = value
+
+    def __getattr__(self, name):
+        raise AttributeError(f"no {name}")
+
+    def __del__(self):
+        pass
+
+
+class Descriptor:
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, instance, owner=None):
+        return self.name, instance is None
+
+
+class Context:
+    described = Descriptor()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        return kind is KeyError
+
+
+class Attributes:
+    @property
+    def value(self):
+        return 1
+
+    @value.setter
+    def value(self, new):
+        self.kept = new
+
+    @value.deleter
+    def value(self):
+        self.kept = None
+
+    @staticmethod
+    def static(a):
+        return a
+
+    @classmethod
+    def of_class(cls, a):
+        return cls.__name__, a
+
+    @functools.cached_property
+    def cached(self):
+        return object()
+
+    @functools.lru_cache  # noqa: B019
+    def memoised(self):
+        return object()
+
+    def __getitem__(self, index):
+        return index
+
+    def __iter__(self):
+        yield 1
+
+    def __eq__(self, other):
+        return True
+
+    def __hash__(self):
+        return 1
+
+    def __mangled(self):
+        return __class__.__name__
+
+    def calls_mangled(self):
+        return self.__mangled()
+
+    def __call__(self, *args, **kwargs):
+        return args, kwargs
+
+    def __getattribute__(self, name):
+        return object.__getattribute__(self, name)
+
+
+@tagged("t")
+def decorated(x):
+    return x
+
+
+def seen_locals(a, b=2):
+    c = 3
+    eval("1 + 1")
+    exec("d = 1")
+    return sorted(locals().items(), key=str)
+
+
+def deletes_argument(a, b):
+    del a
+    try:
+        return a
+    except UnboundLocalError as error:
+        return b, str(error)
+
+
+def lets_go(thing):
+    reference = weakref.ref(thing)
+    del thing
+    return reference() is None
+
+
+def argument_in_a_cell(a, *rest, k=None, **more):
+    def inner():
+        nonlocal a
+        a += 1
+        return a, rest, k, more
+
+    return inner
+
+
+def counter():
+    n = 0
+
+    def increase(by=1):
+        nonlocal n
+        n += by
+        return n
+
+    return increase
+
+
+def rebinds_rest(*rest):
+    rest = (*rest, 1)
+    return rest
+
+
+def only_keywords(*, z, y=2):
+    return z, y
+
+
+def only_positional(a, b=1, /):
+    return a, b
+
+
+def changes_keywords(**more):
+    more["new"] = 1
+    return more
+
+
+def frame_names():
+    found = []
+    frame = sys._getframe()
+    while frame is not None and frame.f_code.co_name not in ("outcome", "<module>"):
+        found.append((frame.f_code.co_name, frame.f_lineno))
+        frame = frame.f_back
+    return found
+
+
+def frame_names_below():
+    return frame_names()
+
+
+def name_of_caller():
+    return sys._getframe(1).f_code.co_name, sys._getframe(0).f_lineno
+
+
+def warned():
+    warnings.warn("from here", stacklevel=2)
+
+
+def logged():
+    records = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            records.append((record.funcName, record.lineno))
+
+    logger = logging.getLogger("specimen")
+    logger.handlers = [Handler()]
+    logger.propagate = False
+    logger.warning("x")
+    return records
+
+
+def makes_namedtuple():
+    return collections.namedtuple("Made", "a b")
+
+
+def makes_enum():
+    return enum.Enum("Made", "A B")
+
+
+def makes_types():
+    return typing.NewType("Made", int), typing.TypeVar("T")
+
+
+def writes_frame_locals():
+    a = 1
+    frame = sys._getframe()
+    frame.f_locals["a"] = 5
+    frame.f_locals["new"] = 7
+    return a, frame.f_locals.get("new")
+
+
+def lambdas_and_comprehensions():
+    scale = 3
+    made = (lambda x, *rest: [each + x for each in rest])(1, 2, 3)
+    return made, {key: value * scale for key, value in {1: 2}.items()}, [each for each in range(2)], {*made}
+
+
+def matches(value):
+    match value:
+        case {"a": [1, *rest]}:
+            return rest
+        case Record(number=1):
+            return "record"
+        case str() | int() as found:
+            return found
+        case _:
+            return None
+
+
+def with_two():
+    with Context() as first, Context():
+        raise KeyError
+    return first.described
+
+
+def exception_groups():
+    found = []
+    try:
+        raise ExceptionGroup("g", [ValueError(1), TypeError(2)])
+    except* ValueError as group:
+        found.append(len(group.exceptions))
+    except* TypeError:
+        found.append("type")
+    return found
+
+
+def raises(x):
+    return (
+        x +
+        1 / 0
+    )  # fmt: skip
+
+
+def raises_from():
+    try:
+        raise KeyError(1)
+    except KeyError as error:
+        raise ValueError(2) from error
+
+
+def raises_with_note(x):
+    error = LookupError(x)
+    error.add_note("a note")
+    raise error
+
+
+def many_ways_out(n):
+    out = []
+    for each in range(n):
+        try:
+            try:
+                if each % 3 == 0:
+                    raise ValueError
+                if each % 3 == 1:
+                    continue
+                out.append(each)
+            finally:
+                out.append("finally")
+        except ValueError:
+            out.append("value")
+        else:
+            out.append("else")
+    return out
+
+
+def sets_global():
+    global SET
+    SET = 5
+    return SET
+
+
+def walrus(n):
+    return [half for each in range(n) if (half := each // 2)]
+
+
+def default_of_mutable(kept=[]):  # noqa: B006
+    kept.append(1)
+    return len(kept)
+
+
+def recursive_sum(n):
+    return n and n + recursive_sum(n - 1)
+
+
+if sys.version_info >= (3, 12):
+    exec(
+        compile(
+            """
+def generic_function[T: int](x: T, *rest: T) -> T:
+    type Listed[U] = list[U]
+    return x, Listed.__name__, generic_function.__type_params__[0].__name__
+class Generic[T]:
+    def method[U](self, x: T, y: U) -> tuple[T, U]:
+        return x, y, __class__.__name__
+def inlined(n):
+    return [(lambda: each)() for each in range(n)], [x for x in [y for y in range(n)]], sorted(locals())
+""",
+            __file__,
+            "exec",
+        )
+    )
