@@ -19,7 +19,7 @@ import sys
 from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader, SourcelessFileLoader
 from _functools import partial  # type: ignore[import-not-found]
 from _io import open_code
-from _operator import methodcaller
+from _operator import call
 
 from autoprof import guard, program
 from autoprof.frameless import chain
@@ -187,11 +187,10 @@ def _source(spec: Any, path: Any) -> Source | None:
 
 
 def _make_exec(prepare: Any) -> object:
-    # Called as `exec(code, run_globals)`. `__new__` rewrites and returns. Looking up `__init__` then runs the
-    # code, from C (a property's getter that is a chain); what is found there is a function that does nothing.
+    # Called as `exec(code, run_globals)`. `__new__` rewrites and returns. Looking up `__init__` then runs the code,
+    # from C (a property's getter that is a chain); what is found there is a function that does nothing.
     class Exec:
-        __slots__ = ("run",)
-        run: partial[None]
+        __slots__ = ("__call__",)  # a slot: C code that calls the object calls what it holds
 
         def __new__(cls, code: Any, run_globals: Any) -> Any:
             try:
@@ -199,10 +198,10 @@ def _make_exec(prepare: Any) -> object:
             except Exception as error:
                 guard.report("runpy", error)
             self = object.__new__(cls)
-            self.run = partial(exec, code, run_globals)
+            self.__call__ = partial(exec, code, run_globals)  # type: ignore[operator]
             return self
 
-        __init__ = property(chain(methodcaller("run"), lambda _: _nothing))
+        __init__ = property(chain(call, lambda _: _nothing))
 
     return Exec
 
