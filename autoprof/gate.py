@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import sys
 from _random import Random
 from itertools import repeat, starmap
 from math import log, log1p

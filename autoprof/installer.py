@@ -9,7 +9,8 @@ from autoprof import calls, guard, marking
 from autoprof.gate import Gate
 from autoprof.probe import Probe
 from autoprof.rewrite import backend as backends
-from autoprof.rewrite.splice import CO_GENERATOR_LIKE, Unspliceable, splice
+from autoprof.rewrite.prologue import CO_GENERATOR_LIKE
+from autoprof.rewrite.splice import Unspliceable, splice
 from autoprof.rewrite.tree import rewrite_tree
 
 TYPE_CHECKING = False

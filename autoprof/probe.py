@@ -43,6 +43,8 @@ class Probe:
     """
 
     __slots__ = (
+        "_declined_before",
+        "_skipped",
         "artefact",
         "asynchronous",
         "busy",
@@ -64,8 +66,6 @@ class Probe:
         "rule",
         "sampled",
         "samples",
-        "_declined_before",
-        "_skipped",
         "slow",
         "started_calls",
         "state",

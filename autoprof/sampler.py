@@ -55,6 +55,7 @@ class Sampler:
         self.busy_ns = 0
         self.ticks = 0
         self.on_ended: Callable[[Flight, int], None] = _ignore_end
+        self.on_wake: Callable[[], None] = nothing
         self.idle = True
         self._thread: Background | None = None
         self._table_lock = allocate_lock()
@@ -73,6 +74,7 @@ class Sampler:
         if not thread.start():
             self._thread = None
             self.idle = True
+        self.on_wake()
 
     def stop(self, wait_s: float = 0.0) -> None:
         """Let the thread end; a later `wake` starts another."""
@@ -274,6 +276,10 @@ class Sampler:
             before = out.get((probe, stack), (0, 0))
             out[probe, stack] = (before[0] + samples, before[1] + weight_ns)
         return out
+
+
+def nothing() -> None:
+    """Stand in where nobody wants to know that the sampler woke."""
 
 
 def _ignore_end(each: Flight, now_ns: int) -> None:

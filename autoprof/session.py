@@ -14,7 +14,7 @@ from autoprof.clock import wall_ns
 from autoprof.flusher import Flusher, close_with_multiprocessing
 from autoprof.installer import Installer
 from autoprof.rewrite import backend as backends
-from autoprof.sampler import recorder
+from autoprof.sampler import nothing, recorder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -221,11 +221,9 @@ class Session:
         self._rested = self.flusher.rest(FORK_WAIT_S)
 
     def resume(self) -> None:
-        """Start them again in the parent, if they ran."""
-        if self._rested:
-            self.flusher.start()
-        if flights.in_flight or flights.afloat:
-            recorder.wake()
+        """Have them start again with the parent's next measured call, if they ran."""
+        # Not here: 3.13 counts the threads after this hook. The next measured call wakes the sampler, and that us.
+        recorder.on_wake = self.flusher.start if self._rested else nothing
 
     def in_child(self) -> None:
         """Start clean in a forked child: no thread, no connection, all counts at zero."""
@@ -326,8 +324,8 @@ def _is_for_this_program(policy: Policy) -> bool:
 
     from autoprof import program
 
-    name = program.program_name()
-    return any(fnmatchcase(name, each) for each in policy.programs)
+    names = program.program_names()
+    return any(fnmatchcase(name, each) for each in policy.programs for name in names)
 
 
 def _prepare_process() -> None:

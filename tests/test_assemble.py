@@ -18,7 +18,8 @@ from autoprof.rewrite.assemble import (
     parse_exception_table,
     shift_exception_table,
 )
-from autoprof.rewrite.splice import CO_GENERATOR_LIKE, Unspliceable, _Shape, _Writer, splice
+from autoprof.rewrite.prologue import CO_GENERATOR_LIKE, _Shape, _Writer
+from autoprof.rewrite.splice import Unspliceable, splice
 from autoprof.rewrite.tree import is_function
 from tests.stdlib_codes import chosen, inner_codes
 
@@ -130,6 +131,10 @@ def _with(raw: bytes) -> CodeType:
     )
 
 
+OURS = 5 if table.MAKE_FUNCTION_OVERDRAWS else 3
+"""Entries of the prologue in the exception table."""
+
+
 class Nobody:
     """A gate that is never run."""
 
@@ -165,9 +170,9 @@ def check_body(code: CodeType, new: CodeType) -> None:
         for start, length, target, depth in parse_exception_table(code.co_exceptiontable)
     ]
     entries = parse_exception_table(new.co_exceptiontable)
-    assert set(shifted) <= set(entries) if later else entries[3:] == shifted
+    assert set(shifted) <= set(entries) if later else entries[OURS:] == shifted
     assert all(a[0] + a[1] <= b[0] for a, b in pairwise(entries)), "the table must be sorted"
-    assert entries[2][0] + entries[2][1] <= (prefix + added) // 2
+    assert entries[OURS - 1][0] + entries[OURS - 1][1] <= (prefix + added) // 2
     positions = list(code.co_positions())
     assert list(new.co_positions())[added // 2 :][: len(positions)] == positions
     assert new.co_stacksize >= max(code.co_stacksize, 12)
@@ -195,17 +200,18 @@ def test_templates_give_what_assembling_gives() -> None:
             assert module._prologue(shape, const, name) == (direct, labels)
 
 
+@pytest.mark.skipif(table.VERSION == (3, 12), reason="3.12 looks a handler up at the CALL itself: edges do not matter")
 def test_no_call_at_the_edge_of_a_range() -> None:
     """3.13 looks up the handler of a raising call one unit early: each range starts and ends beside a NOP."""
     calls = {"CALL", "CALL_KW", "CALL_FUNCTION_EX", "PRECALL"}
     for code in (check_body.__code__, codes.__code__, assemble.__code__):
         new = splice(code, Nobody())
         names = {each.offset // 2: each.opname for each in dis.get_instructions(new)}
-        for start, length, _, _ in parse_exception_table(new.co_exceptiontable)[:3]:
+        for start, length, _, _ in parse_exception_table(new.co_exceptiontable)[:OURS]:
             assert names[start] not in calls
             assert names.get(start + length) not in calls
             inside = [unit for unit in sorted(names) if start <= unit < start + length]
-            assert names[inside[-1]] == "NOP"
+            assert names[inside[-1]] not in calls
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,20 @@ class Backend:
 class _TrialGate:
     """A gate that opens for every call."""
 
-    __slots__ = ("begin", "caught", "code", "finish", "log", "lost", "missed", "raised", "ticks", "traced", "unwind", "watch")
+    __slots__ = (
+        "begin",
+        "caught",
+        "code",
+        "finish",
+        "log",
+        "lost",
+        "missed",
+        "raised",
+        "ticks",
+        "traced",
+        "unwind",
+        "watch",
+    )
 
     def __init__(self) -> None:
         self.log: list[str] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import CodeType
 
-from autoprof.rewrite.splice import CO_NEWLOCALS, CO_OPTIMIZED
+from autoprof.rewrite.prologue import CO_NEWLOCALS, CO_OPTIMIZED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ def tagged(tag):
     return decorate
 
 
-def everything(a: int, b: "str" = "x", /, c=3, *rest: float, d, e=5, **more) -> typing.List[int]:  # noqa: UP006
+def everything(a: int, b: str = "x", /, c=3, *rest: float, d, e=5, **more) -> typing.List[int]:  # noqa: UP006
     """Take it all.
 
     >>> everything(1, d=4)
@@ -324,7 +324,7 @@ def writes_frame_locals():
 def lambdas_and_comprehensions():
     scale = 3
     made = (lambda x, *rest: [each + x for each in rest])(1, 2, 3)
-    return made, {key: value * scale for key, value in {1: 2}.items()}, [each for each in range(2)], {*made}
+    return made, {key: value * scale for key, value in {1: 2}.items()}, list(range(2)), {*made}
 
 
 def matches(value):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from .arena import attack, assert_same, probe
+from .arena import assert_same, attack, probe
 
 CASES: dict[str, Any] = {}
 

@@ -7,6 +7,7 @@ import dis
 import doctest
 import inspect
 import io
+import itertools
 import os
 import pickle
 import sys
@@ -50,7 +51,7 @@ def functions_of(module: Any) -> list[types.FunctionType]:
 
     for each in list(vars(module).values()):
         walk(each)
-    for _, implementation in module.generic.registry.items():
+    for implementation in module.generic.registry.values():
         walk(implementation)
     return list(found.values())
 
@@ -153,7 +154,7 @@ def questions(s: Any, functions: list[types.FunctionType]) -> dict[str, Any]:
              each.__code__.co_varnames, each.__code__.co_freevars, each.__code__.co_cellvars,
              each.__code__.co_flags, each.__code__.co_argcount, each.__code__.co_kwonlyargcount)
             for each in functions
-        ],  # fmt: skip
+        ],
         "lines": lambda: [sorted({line for *_, line in each.__code__.co_lines() if line}) for each in functions],
         "line starts": lambda: [sorted({line for _, line in dis.findlinestarts(each.__code__) if line}) for each in functions],
         "closure variables": lambda: [sorted(inspect.getclosurevars(each).globals) for each in functions],
@@ -161,7 +162,7 @@ def questions(s: Any, functions: list[types.FunctionType]) -> dict[str, Any]:
             (inspect.iscoroutinefunction(each), inspect.isgeneratorfunction(each), inspect.isfunction(each))
             for each in functions
         ],
-    }  # fmt: skip
+    }
     if sys.version_info >= (3, 12):
         more["type parameters"] = lambda: (
             s.generic_function(1),
@@ -210,7 +211,7 @@ def consistent(functions: list[types.FunctionType]) -> None:
         assert len(list(code.co_positions())) == units
         lines = list(code.co_lines())
         assert lines[0][0] == 0 and lines[-1][1] == 2 * units
-        assert all(before[1] == after[0] for before, after in zip(lines, lines[1:]))
+        assert all(before[1] == after[0] for before, after in itertools.pairwise(lines))
         dis.dis(each, file=io.StringIO())
         assert list(dis.get_instructions(code, adaptive=True))
         assert hash(code) == hash(code.replace()) and code == code
@@ -260,7 +261,7 @@ def test_what_the_prologue_says_of_itself() -> None:
 
     probe(function)
     unbound = inspect.getclosurevars(function).unbound
-    from autoprof.rewrite.splice import GATE_NAMES
+    from autoprof.rewrite.prologue import GATE_NAMES
 
     assert unbound <= set(GATE_NAMES)
     with pytest.raises(ValueError, match="unmarshallable"):

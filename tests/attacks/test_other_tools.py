@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from .arena import attack, environment, assert_same, probe
+from .arena import assert_same, attack, environment, probe
 
 HAS_MONITORING = sys.version_info >= (3, 12)
 
