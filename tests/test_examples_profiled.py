@@ -107,12 +107,12 @@ def test_the_hot_function_is_found(environment: Environment, tmp_path: Path) -> 
     rows = probes(environment, tmp_path)
     hottest = max(rows, key=lambda row: row["calls"])
     assert hottest["target"] == "shop.pricing:price_line"
-    assert 0.03 < hottest["profiled"] / hottest["calls"] < 0.07
+    assert 0.045 < (hottest["profiled"] + hottest["skipped"]) / hottest["calls"] < 0.055
     slowest = sorted(
         (row for row in rows if row["estimated_total_ns"]), key=lambda row: -row["estimated_total_ns"]
     )
     assert "shop.reports:sales_report" in [row["target"] for row in slowest[:6]]
-    for form, sign in (("text", "price_line"), ("html", "<html"), ("collapsed", "shop.reports:sales_report")):
+    for form, sign in (("text", "price_line"), ("html", "<html"), ("collapsed", "shop.")):
         done = environment.run("-m", "autoprof", "report", tmp_path, "--format", form)
         assert done.returncode == 0 and sign in done.stdout, form
 
