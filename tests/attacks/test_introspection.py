@@ -124,7 +124,12 @@ def questions(s: Any, functions: list[types.FunctionType]) -> dict[str, Any]:
         "enum": lambda: (s.Colour(7), s.Colour.BLUE.described(), s.Colour.BLUE.squared, list(s.Colour)),
         "abstract": lambda: s.Abstract(),
         "super": lambda: (s.Concrete().method(), s.Concrete[3], s.Sub.options),
-        "metaclass": lambda: (s.WithMeta(4).value, s.WithMeta().marked, s.WithMeta.prepared, s.WithMeta().nope),
+        "metaclass": lambda: (
+            s.WithMeta(4).value,
+            s.WithMeta().marked,
+            s.WithMeta.prepared,
+            s.WithMeta().nope,
+        ),
         "wrapped": lambda: (s.decorated(3), s.decorated.__wrapped__(4)),
         "locals": lambda: s.seen_locals(1),
         "deleted argument": lambda: s.deletes_argument(1, 2),
@@ -150,13 +155,25 @@ def questions(s: Any, functions: list[types.FunctionType]) -> dict[str, Any]:
             s.only_positional.__code__.replace(co_name="other"), vars(s), "other", (5,)
         )(1),
         "code": lambda: [
-            (each.__code__.co_name, each.__code__.co_qualname, each.__code__.co_firstlineno,
-             each.__code__.co_varnames, each.__code__.co_freevars, each.__code__.co_cellvars,
-             each.__code__.co_flags, each.__code__.co_argcount, each.__code__.co_kwonlyargcount)
+            (
+                each.__code__.co_name,
+                each.__code__.co_qualname,
+                each.__code__.co_firstlineno,
+                each.__code__.co_varnames,
+                each.__code__.co_freevars,
+                each.__code__.co_cellvars,
+                each.__code__.co_flags,
+                each.__code__.co_argcount,
+                each.__code__.co_kwonlyargcount,
+            )
             for each in functions
         ],
-        "lines": lambda: [sorted({line for *_, line in each.__code__.co_lines() if line}) for each in functions],
-        "line starts": lambda: [sorted({line for _, line in dis.findlinestarts(each.__code__) if line}) for each in functions],
+        "lines": lambda: [
+            sorted({line for *_, line in each.__code__.co_lines() if line}) for each in functions
+        ],
+        "line starts": lambda: [
+            sorted({line for _, line in dis.findlinestarts(each.__code__) if line}) for each in functions
+        ],
         "closure variables": lambda: [sorted(inspect.getclosurevars(each).globals) for each in functions],
         "kinds": lambda: [
             (inspect.iscoroutinefunction(each), inspect.isgeneratorfunction(each), inspect.isfunction(each))
