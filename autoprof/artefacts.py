@@ -8,25 +8,34 @@ from autoprof import clock, guard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from autoprof.flusher import Flusher
     from autoprof.probe import Probe
-    from autoprof.strategies.flame_graph import Stacks
 
-_VIEW = {"svg": "svg", "html": "html", "json": "speedscope"}
-_SUFFIX = {"svg": "svg", "html": "html", "json": "speedscope.json"}
+FORMATS = {
+    "stacks": {"svg": ("svg", "svg"), "html": ("html", "html"), "json": ("speedscope", "speedscope.json")},
+}
+"""View → format → (module of `reports` that has `render_<view>`, suffix of the file). The first is the default."""
 
 
-def deliver(folder: str, probe: Probe, stacks: Stacks, duration_ns: int, flusher: Flusher) -> str | None:
-    """Write a call's flame graph and announce it to the store; return its path, None when it can't be written."""
+def deliver(
+    folder: str, probe: Probe, data: Any, duration_ns: int, flusher: Flusher, view: str
+) -> str | None:
+    """Write what a strategy measured and announce it to the store; return its path, None when it can't be written.
+
+    Args:
+        data: what the view's renderers take.
+        view: a key of FORMATS.
+    """
     from autoprof.store import Artefact
 
-    format_ = probe.options.get("format") or "svg"
-    path = path_for(folder, probe, _SUFFIX[format_])
+    format_ = probe.options.get("format") or next(iter(FORMATS[view]))
+    path = path_for(folder, probe, FORMATS[view][format_][1])
     try:
-        text = render(format_, stacks, f"{probe.target}, one call")
-        size_bytes = write_atomically(path, text)
+        size_bytes = write_atomically(path, render(view, format_, data, f"{probe.target}, one call"))
     except Exception as error:
-        guard.report("flame graph", error)
+        guard.report("artefact", error)
         return None
     flusher.artefacts.append(
         Artefact(
@@ -44,13 +53,13 @@ def deliver(folder: str, probe: Probe, stacks: Stacks, duration_ns: int, flusher
     return path
 
 
-def render(format_: str, stacks: Stacks, title: str) -> str:
-    """Return a flame graph as text in one of the formats svg, html, json (speedscope)."""
+def render(view: str, format_: str, data: Any, title: str) -> str | bytes:
+    """Return an artefact's content in one of the view's formats."""
     from importlib import import_module
 
-    view = import_module(f"autoprof.reports.{_VIEW[format_]}")
-    text: str = view.render_stacks(stacks, title=title, unit="ns")
-    return text
+    module = import_module(f"autoprof.reports.{FORMATS[view][format_][0]}")
+    content: str | bytes = getattr(module, f"render_{view}")(data, title=title)
+    return content
 
 
 def path_for(folder: str, probe: Probe, suffix: str) -> str:
@@ -67,11 +76,11 @@ def path_for(folder: str, probe: Probe, suffix: str) -> str:
     return os.path.join(folder, given)
 
 
-def write_atomically(path: str, text: str) -> int:
+def write_atomically(path: str, content: str | bytes) -> int:
     """Write a file so that a reader sees the old one or the new one; return its size in bytes."""
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    data = text.encode("utf-8", "replace")
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     temporary = f"{path}.{os.getpid()}.part"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:

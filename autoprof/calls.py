@@ -348,14 +348,14 @@ def conclude(call: Flight, ended_ns: int, result: str | None, error: BaseExcepti
         return
     call.done = True
     duration_ns = ended_ns - call.started_ns
-    extra = _stop_strategies(call, duration_ns) if call.states else None
+    extra = _stop_strategies(call, duration_ns) if call.states else {}
     for each in call.probes:
         if each.threshold_ns is not None and duration_ns < each.threshold_ns:
             each.discarded += 1
             continue
         each.record(duration_ns)
         if each.emits and "blinker" in modules:
-            telling.send_end(call, each, duration_ns, result, error, extra)
+            telling.send_end(call, each, duration_ns, result, error, extra.get(each, {}))
     call.probes[0].overhead_ns += monotonic_ns() - ended_ns
 
 
@@ -363,7 +363,8 @@ def _stop_strategies(call: Flight, duration_ns: int) -> dict[Probe, dict[str, An
     extra: dict[Probe, dict[str, Any]] = {}
     for probe, state in call.states:
         try:
-            extra[probe] = probe.strategy.stop(probe, call, state, duration_ns)
+            kept = probe.threshold_ns is None or duration_ns >= probe.threshold_ns
+            extra[probe] = probe.strategy.stop(probe, call, state, duration_ns, kept)
         except Exception as failure:
             probe.skip("error")
             guard.report(f"strategy {probe.strategy_name}", failure)

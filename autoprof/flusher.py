@@ -24,7 +24,7 @@ STACKS_HELD = 20_000
 POSTPONED_MAX = 10
 """Periods that a flush waits while tracemalloc is on: what it allocates would be in the application's figures."""
 
-Counts = tuple[int, int, int, int, int, int, int, dict[str, int]]
+Counts = tuple[int, int, int, int, int, int, int, dict[str, int], "int | None"]
 
 
 class Flusher:
@@ -75,7 +75,7 @@ class Flusher:
     def watch(self, probe: Probe) -> None:
         """Count a probe's numbers from now on."""
         if probe not in self.active:
-            self.active[probe] = (0, 0, 0, 0, 0, 0, 0, {})
+            self.active[probe] = (0, 0, 0, 0, 0, 0, 0, {}, None)
 
     def _run(self, thread: Background) -> None:
         postponed = 0
@@ -148,9 +148,10 @@ class Flusher:
             probe.total_ns,
             probe.overhead_ns,
             probe.skipped,
+            memory_bytes := probe.memory_delta_bytes,
         )
-        durations = probe.take_durations()
-        if now == before and not durations:
+        durations, callees = probe.take_durations(), probe.take_callees()
+        if now == before and not durations and not callees:
             return
         from autoprof.store import ProbeDelta
 
@@ -171,6 +172,8 @@ class Flusher:
             skipped={reason: count for reason, count in skipped.items() if count},
             durations=durations,
             max_ns=probe.max_ns,
+            memory_delta_bytes=memory_bytes if memory_bytes is None else memory_bytes - (before[8] or 0),
+            callees=callees,
         )
         self._unsent_probes.append(delta)
         if len(self._unsent_probes) > 2 * len(self.active) + 100:
@@ -248,7 +251,9 @@ def merged(deltas: list[Any]) -> list[Any]:
         for name in ("calls", "profiled", "discarded", "slow", "samples", "total_ns", "overhead_ns"):
             setattr(first, name, getattr(first, name) + getattr(each, name))
         first.max_ns = max(first.max_ns, each.max_ns)
-        for name in ("skipped", "durations"):
+        if each.memory_delta_bytes is not None:
+            first.memory_delta_bytes = (first.memory_delta_bytes or 0) + each.memory_delta_bytes
+        for name in ("skipped", "durations", "callees"):
             both = dict(getattr(first, name))
             for index, count in getattr(each, name).items():
                 both[index] = both.get(index, 0) + count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from types import CodeType, FunctionType
 
-from autoprof import calls, guard, marking
+from autoprof import calls, guard, marking, strategies
 from autoprof.gate import Gate
 from autoprof.probe import Probe
 from autoprof.rewrite import backend as backends
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from autoprof.policy import Decision, Grant, Policy
     from autoprof.rewrite.backend import Backend
 
-BUILT_KINDS = frozenset(("profile", "profile_production", "flame_graph"))
-BUILT_STRATEGIES = frozenset(("sample", "flame_graph"))
 DECORATOR = "decorator"
 
 
@@ -112,11 +110,11 @@ class Installer:
     def new_probe(self, target: str, rule: str, kind: str, options: dict[str, Any]) -> Probe:
         """Make and list a probe; one that can't measure yet is listed as disabled with the reason."""
         name = "flame_graph" if kind == "flame_graph" else str(options.get("strategy") or "sample")
-        built = kind in BUILT_KINDS and name in BUILT_STRATEGIES
-        made = Probe(target, rule, kind, self._strategy(name) if built else None, options)
+        key = strategies.key_of(kind, name)
+        built = key == "sample" or key in strategies.HOMES
+        made = Probe(target, rule, kind, self._strategy(key) if built else None, options)
         if not built:
-            what = f"policy {kind}" if kind not in BUILT_KINDS else f"strategy {name}"
-            made.state, made.reason = "disabled", f"{what} is not active in this version"
+            made.state, made.reason = "disabled", f"{key} is not active in this version"
         elif options.get("enabled") is False:
             made.state, made.reason = "disabled", "enabled: false"
         self.probes[target, kind] = made

@@ -20,8 +20,21 @@ if TYPE_CHECKING:
         def start(self, probe: Probe, flight: Flight) -> Any:
             """Begin to measure; return a state, or raise Busy."""
 
-        def stop(self, probe: Probe, flight: Flight, state: Any, duration_ns: int) -> dict[str, Any]:
-            """End it; return what `complete` says beyond the duration."""
+        def stop(
+            self, probe: Probe, flight: Flight, state: Any, duration_ns: int, kept: bool
+        ) -> dict[str, Any]:
+            """End it; return what events say beyond the duration.
+
+            Args:
+                kept: False when the call is under the probe's threshold: let go of what was measured.
+
+            Returns:
+                Any of `samples`, `memory_delta` (bytes) and `profile` (path) for `complete`, and `event`: the
+                policy's own event as (name, measurements, more metadata).
+            """
+
+        def forget(self) -> None:
+            """Start clean in a forked child."""
 
 
 REASONS = ("nested", "busy", "other_profiler", "paused", "error")
@@ -38,6 +51,8 @@ class Probe:
         rate: probability that a call is measured.
         state: waiting, installed, paused, shed, disabled, failed, removed; `reason` is one sentence.
         profiled, discarded, skipped, samples, slow: counts, as the contract defines them.
+        callees: calls of each function made inside the target, since they were last taken.
+        memory_delta_bytes: sum of what the measured calls did to rss; None where that is not measured.
         durations: histogram since it was last taken; its memory is bounded, whatever the rate.
         sampled: whether the flight recorder keeps stacks for it.
     """
@@ -48,6 +63,7 @@ class Probe:
         "artefact",
         "asynchronous",
         "busy",
+        "callees",
         "check_load",
         "closed_until_ns",
         "discarded",
@@ -57,6 +73,7 @@ class Probe:
         "gates",
         "limit_ns",
         "max_ns",
+        "memory_delta_bytes",
         "options",
         "overhead_ns",
         "policy",
@@ -108,6 +125,8 @@ class Probe:
         self._skipped: dict[str, int] = {}
         self._declined_before = sum(each.declined for each in self.gates)
         self.durations: dict[int, int] = {}
+        self.callees: dict[str, int] = {}
+        self.memory_delta_bytes: int | None = None
         self.started_calls = sum(each.calls for each in self.gates)
 
     @property
@@ -157,6 +176,11 @@ class Probe:
         """Return the histogram since the last time and start a new one."""
         taken, self.durations = self.durations, {}
         return {index: count for index, count in taken.items() if count}
+
+    def take_callees(self) -> dict[str, int]:
+        """Return the counts of callees since the last time and start anew."""
+        taken, self.callees = self.callees, {}
+        return taken
 
     def skip(self, reason: str) -> None:
         """Count a call whose gate was open and which is not measured."""

@@ -6,7 +6,7 @@ import os
 import sys
 import weakref
 
-from autoprof import calls, events, guard, run, telling
+from autoprof import calls, events, guard, run, strategies, telling
 from autoprof import flight as flights
 from autoprof import gate as gates
 from autoprof import probe as probes
@@ -104,9 +104,7 @@ class Session:
         if name == "sample":
             return None
         if name not in self.strategies:
-            from autoprof.strategies.flame_graph import FlameGraph
-
-            self.strategies[name] = FlameGraph(self._deliver_flame_graph)
+            self.strategies[name] = strategies.make(name, self._deliver)
         return self.strategies[name]
 
     @property
@@ -188,10 +186,10 @@ class Session:
             started_ns=self.started_ns,
         )
 
-    def _deliver_flame_graph(self, probe: Probe, stacks: Any, duration_ns: int) -> str | None:
+    def _deliver(self, probe: Probe, data: Any, duration_ns: int, view: str) -> str | None:
         from autoprof import artefacts
 
-        return artefacts.deliver(self.output, probe, stacks, duration_ns, self.flusher)
+        return artefacts.deliver(self.output, probe, data, duration_ns, self.flusher, view)
 
     def end(self) -> None:
         """Close every gate, give every function its code back, write what is left."""

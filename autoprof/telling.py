@@ -40,9 +40,13 @@ def send_end(
     duration_ns: int,
     result: str | None,
     error: BaseException | None,
-    extra: dict[Probe, dict[str, Any]] | None,
+    found: dict[str, Any],
 ) -> None:
-    """Send `stop` or `exception`, the policy's own event, and `complete`."""
+    """Send `stop` or `exception`, the policy's own event, and `complete`.
+
+    Args:
+        found: what the strategy's `stop` returned.
+    """
     from autoprof import signals
 
     if error is None:
@@ -57,8 +61,11 @@ def send_end(
     if probe.policy == "profile_production" and signals.production.receivers:
         metadata = _metadata("production", probe)
         signals.send("production", probe.target, {"duration_ns": duration_ns}, metadata)
+    if "event" in found:
+        name, measurements, more = found["event"]
+        if getattr(signals, name).receivers:
+            signals.send(name, probe.target, measurements, {**_metadata(name, probe), **more})
     if signals.complete.receivers:
-        found = extra.get(probe, {}) if extra else {}
         metadata = _metadata("complete", probe)
         metadata["profile"] = found.get("profile")
         measurements = {

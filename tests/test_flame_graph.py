@@ -140,7 +140,7 @@ def test_an_unwritable_place_costs_the_file_only(make: Make, tmp_path: Path) -> 
     assert events[0].metadata["profile"] is None
     from autoprof import guard
 
-    assert guard.internal_errors.pop("flame graph") == 1
+    assert guard.internal_errors.pop("artefact") == 1
 
 
 def test_every_is_a_second_unless_said_otherwise(make: Make) -> None:

@@ -1,1 +1,38 @@
-"""Ways to measure a call: one file each."""
+"""Ways to measure a call: one file each, and this table of them.
+
+A strategy is made once per session, as `Class(deliver)`; `deliver(probe, data, duration_ns, view)` renders and writes an
+artefact (see `autoprof.artefacts`) and returns its path, or None. See `autoprof.probe.Strategy` for its methods.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from autoprof.probe import Probe
+
+    Deliver = Callable[[Probe, Any, int, str], "str | None"]
+
+HOMES = {
+    "flame_graph": ("flame_graph", "FlameGraph"),
+}
+"""Strategy, or policy with one of its own → (module of this folder, class). `sample` is the flight recorder."""
+
+
+def key_of(policy: str, strategy: str) -> str:
+    """Return the key in HOMES for a policy and the strategy its rule names."""
+    return policy if policy in ("profile_memory", "profile_calls") else strategy
+
+
+def make(key: str, deliver: Deliver) -> Any:
+    """Import and make one strategy.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    from importlib import import_module
+
+    module, name = HOMES[key]
+    return getattr(import_module(f"autoprof.strategies.{module}"), name)(deliver)

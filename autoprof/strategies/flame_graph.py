@@ -9,11 +9,11 @@ from autoprof import probe as probes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from autoprof.flight import Flight
     from autoprof.probe import Probe
+    from autoprof.strategies import Deliver
 
 AT_ONCE = 1
 """pyinstrument's hook is one per thread and slows other threads from 3.12 on: never more than this many."""
@@ -26,8 +26,7 @@ class FlameGraph:
 
     name = "flame_graph"
 
-    def __init__(self, deliver: Callable[[Probe, Stacks, int], str | None]) -> None:
-        """Take the function that renders and writes: (probe, stacks, duration_ns) → path or None."""
+    def __init__(self, deliver: Deliver) -> None:
         self._deliver = deliver
         self._running = allocate_lock()
         self._profiler: Any = None
@@ -64,18 +63,20 @@ class FlameGraph:
         self._profiler = profiler
         return profiler
 
-    def stop(self, probe: Probe, flight: Flight, state: Any, duration_ns: int) -> dict[str, Any]:
+    def stop(self, probe: Probe, flight: Flight, state: Any, duration_ns: int, kept: bool) -> dict[str, Any]:
         """Stop it and hand the stacks on; `profile` is the path of the artefact."""
         self._profiler = None
         try:
             session = state.stop()
         finally:
             self._running.release()
+        if not kept:
+            return {}
         if duration_ns > flight.limit_ns:
             duration_ns = flight.limit_ns
         stacks = own_stacks(session, flight)
         probe.samples += sum(1 for _ in stacks)
-        path = self._deliver(probe, stacks, duration_ns) if stacks else None
+        path = self._deliver(probe, stacks, duration_ns, "stacks") if stacks else None
         return {"profile": path, "samples": session.sample_count}
 
 
