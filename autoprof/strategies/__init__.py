@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 HOMES = {
     "flame_graph": ("flame_graph", "FlameGraph"),
+    "memory": ("memory", "Memory"),
+    "profile_memory": ("profile_memory", "ProfileMemory"),
 }
 """Strategy, or policy with one of its own → (module of this folder, class). `sample` is the flight recorder."""
 
