@@ -7,9 +7,9 @@ from os import O_RDONLY, close, fstat, getpid, open, read
 from sys import platform
 
 try:
-    from os import O_CLOEXEC, pread
-except ImportError:  # Windows: there is no /proc to read either
-    O_CLOEXEC = 0
+    from os import pread
+except ImportError:
+    pass  # Windows: there is no /proc to read either
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class RssReader:
         if not self._page_bytes:
             return self._read_by_psutil()
         try:
-            descriptor = open(_STATM, O_RDONLY | O_CLOEXEC)
+            descriptor = open(_STATM, O_RDONLY)
         except FileNotFoundError:
             self._page_bytes = 0
             return self._read_by_psutil()

@@ -22,8 +22,10 @@ BLOCKS_MAX_NS = 4_000
 """Longest reading of the block count, twice a call: it walks all arenas, so a large heap makes it slow."""
 
 OURS = {False: (8, 0), True: (11, 2)}
-"""Generator-like? → blocks and gc allocations that measuring itself keeps between the readings. Exact for functions with
-one probe but for small integers; up to three blocks and gc allocations more for spliced generators and coroutines."""
+"""Generator-like? → blocks and gc allocations that measuring itself keeps between the readings.
+
+Exact, but for small integers, where a function has one probe; spliced generators keep up to three more of each.
+"""
 
 _SLOW_IN_A_ROW = 3
 _LOOK_AGAIN_NS = 10_000_000_000
