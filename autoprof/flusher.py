@@ -196,6 +196,7 @@ class Flusher:
             for (probe, stack), (samples, weight_ns) in self._unsent_stacks.items()
         ]
         artefacts = list(self.artefacts)
+        latest = list({each.path: each for each in artefacts}.values())  # a file may have replaced another
         dropped, overhead_ns = self.dropped, recorder.busy_ns + self.busy_ns
         overhead_ns += sum(counts[6] for counts in list(self.active.values()))
         try:
@@ -204,13 +205,14 @@ class Flusher:
             self._writer.write(
                 self._unsent_probes,
                 stacks,
-                artefacts,
+                latest,
                 dropped=dropped - self._dropped_sent,
                 overhead_ns=overhead_ns - self._overhead_sent_ns,
                 now_ns=clock.wall_ns(),
                 states=self.states(),
             )
         except (StoreError, OSError) as error:
+            self.artefacts[: len(artefacts)] = latest
             self._retry_ns = clock.monotonic_ns() + int(RETRY_S * 1e9)
             if self.last_error is None:
                 guard.warn(f"measurements stay in memory for now: {error}")
@@ -277,6 +279,7 @@ def close_with_multiprocessing(flusher: Flusher) -> None:
 
 
 def _memory_is_traced() -> bool:
+    # Only by the application: while `autoprof.allocations` traces one call of its own, this says no.
     tracemalloc = sys.modules.get("tracemalloc")
     return tracemalloc is not None and bool(tracemalloc.is_tracing())
 

@@ -117,7 +117,9 @@ class RssReader:
 
                 self._process = psutil.Process()
             return int(self._process.memory_info().rss)
-        except Exception:  # ImportError (WebAssembly), and psutil's own errors: no permission, no such process
+        except (
+            Exception
+        ):  # ImportError (WebAssembly), and psutil's own errors: no permission, no such process
             self._process = False
             return None
 

@@ -92,6 +92,8 @@ class Batch:
         many(UPSERTS["counts"], map(self._counts, probes))
         many(UPSERTS["detail_counts"], [row for probe in probes for row in self._details(probe)])
         many(UPSERTS["stack_counts"], map(self._stack, stacks))
+        # A file that has replaced an earlier one is listed once.
+        many("DELETE FROM artefacts WHERE process = ? AND path = ?", map(self._place, artefacts))
         many(f"INSERT INTO artefacts VALUES (NULL{', ?' * 7})", map(self._artefact, artefacts))
         if states is not None:
             self._connection.execute("DELETE FROM probe_states WHERE process = ?", (self._process,))
@@ -117,6 +119,9 @@ class Batch:
     def _stack(self, item: StackDelta) -> tuple[int, ...]:
         node = self._ids.stack(self._connection, item.stack)
         return (*self._at(item), node, _int(item.samples), _int(item.weight_ns))
+
+    def _place(self, item: Artefact) -> tuple[int, str]:
+        return (self._process, store_text(item.path))
 
     def _artefact(self, item: Artefact) -> tuple[int | str | None, ...]:
         probe = self._ids.probe(self._connection, item)

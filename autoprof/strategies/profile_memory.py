@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Change = dict[str, int]
     """before, after, delta."""
 
-BLOCKS_MAX_NS = 4_000
+BLOCKS_MAX_NS = 6_000
 """Longest reading of the block count, twice a call: it walks all arenas, so a large heap makes it slow."""
 
 OURS = {False: (8, 0), True: (11, 2)}
@@ -37,11 +37,12 @@ Reading = tuple["int | None", "int | None", int]
 class MemoryReader:
     """Reads the figures of this process; other threads' memory is in them.
 
-    `blocks` is None while reading it takes more than BLOCKS_MAX_NS; a slow reading every ten seconds finds out whether
+    `blocks` is None while reading it takes more than `blocks_max_ns`; a slow reading every ten seconds finds out whether
     that is over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, blocks_max_ns: int = BLOCKS_MAX_NS) -> None:
+        self._blocks_max_ns = blocks_max_ns
         self._rss = host.RssReader()
         self._slow = 0
         self._again_ns = 0
@@ -68,7 +69,7 @@ class MemoryReader:
                 return None
             self._slow = _SLOW_IN_A_ROW - 1
         blocks = getallocatedblocks()
-        if clock.monotonic_ns() - began_ns <= BLOCKS_MAX_NS:
+        if clock.monotonic_ns() - began_ns <= self._blocks_max_ns:
             self._slow = 0
         else:  # once may be another thread's turn
             self._slow += 1

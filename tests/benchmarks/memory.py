@@ -24,7 +24,9 @@ def measured(**options: Any) -> Any:
     function.__qualname__ = f"measured_{random.random()}"
     installer = session.current.installer
     target = f"{function.__module__}:{function.__qualname__}"
-    probe = installer.new_probe(target, "benchmark", "profile_memory", options_for("profile_memory", **options))
+    probe = installer.new_probe(
+        target, "benchmark", "profile_memory", options_for("profile_memory", **options)
+    )
     live.splice_function(installer, function, [probe])
     return function
 
