@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    Sites = dict[tuple[str, int], list[int]]
-    """(file, line) → [bytes, blocks] alive."""
+    Sites = tuple[dict[str, int], dict[str, int]]
+    """`file:line` → bytes alive, and → blocks alive: no containers in it, which gc would count as live objects."""
 
 BEFORE_MAX_NS = 250_000_000
 """What reading the application's traces may take: they are read twice a call."""
@@ -50,8 +50,8 @@ class Trace:
         self.peak_bytes: int | None = None
         self.tracer_bytes = 0
         self._ours = False
-        self._before: Sites = {}
-        self._traces: Any = None
+        self._before: Sites = ({}, {})
+        self._sites: Sites | None = None
         self._claim = allocate_lock()
         self._done = allocate_lock()
         self._done.acquire()
@@ -79,12 +79,13 @@ class Trace:
         """
         if not self._claim.acquire(False):
             return
+        traces = None
         try:
             self.note = self.note or note
             if not self.note and not _is_tracing():
                 self.note = "the application ended the tracing inside the call"
             if not self.note:
-                self._traces = tracemalloc._get_traces()  # type: ignore[attr-defined]
+                traces = tracemalloc._get_traces()  # type: ignore[attr-defined]
             if self._ours:
                 self.peak_bytes = _get_traced_memory()[1]
                 self.tracer_bytes += tracemalloc.get_tracemalloc_memory()
@@ -93,23 +94,17 @@ class Trace:
                 _stop()
                 _uncover()
             _release(self)
-            self._done.release()
+            try:
+                self._sites = None if traces is None else _less(_sites(traces), self._before)
+            finally:
+                self._done.release()
 
     def sites(self) -> Sites | None:
         """Return what grew or shrank, after `end`; None, with `note`, when that is not known."""
         if not self._done.acquire(True, _WAIT_S):  # another thread ends it at the limit, this very moment
             self.note = self.note or "ending the trace took too long"
             return None
-        traces, self._traces = self._traces, None
-        if traces is None:
-            return None
-        grown = _sites(traces)
-        for place, (size_bytes, count) in self._before.items():
-            sums = grown.setdefault(place, [0, 0])
-            sums[0] -= size_bytes
-            sums[1] -= count
-        self._before = {}
-        return {place: sums for place, sums in grown.items() if sums != [0, 0]}
+        return self._sites
 
 
 def begin() -> Trace | None:
@@ -146,18 +141,30 @@ def forget() -> None:
 
 def _sites(traces: Iterable[Any]) -> Sites:
     """Add up traces by the line that allocated, our own lines left out."""
-    out: Sites = {}
+    sums: dict[tuple[str, int], list[int]] = {}
     for _, size_bytes, frames, *_ in traces:
-        place = frames[0]
-        sums = out.get(place)
-        if sums is None:
-            if place[0].startswith(_PACKAGE) or place[0] in _OWN:
-                continue
-            out[place] = [size_bytes, 1]
+        both = sums.get(frames[0])
+        if both is None:
+            sums[frames[0]] = [size_bytes, 1]
         else:
-            sums[0] += size_bytes
-            sums[1] += 1
-    return out
+            both[0] += size_bytes
+            both[1] += 1
+    named = [
+        (f"{file}:{line}", both)
+        for (file, line), both in sums.items()
+        if not file.startswith(_PACKAGE) and file not in _OWN
+    ]
+    return {name: both[0] for name, both in named}, {name: both[1] for name, both in named}
+
+
+def _less(now: Sites, before: Sites) -> Sites:
+    """Return the differences, without the lines where there are none."""
+    sizes, counts = (
+        {place: new.get(place, 0) - old.get(place, 0) for place in new.keys() | old.keys()}
+        for new, old in zip(now, before, strict=True)
+    )
+    changed = [place for place in sizes if sizes[place] or counts[place]]
+    return {place: sizes[place] for place in changed}, {place: counts[place] for place in changed}
 
 
 def _start_for_the_application(nframe: int = 1) -> None:

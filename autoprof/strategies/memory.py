@@ -88,14 +88,11 @@ class Memory:
         """Read the figures first, end the trace, count again; `profile` is the path of the artefact."""
         after = self._reader.after(flight.gate.generator_like)
         recorder.deadlines.pop(state.trace, None)
+        objects = self._grown(state.objects) if kept else None
         state.trace.end("" if kept else "not wanted")
         if not kept:
             return {}
-        objects = self._grown(state.objects)
-        rss_bytes, blocks, gc_allocations = after
-        if rss_bytes is not None:
-            rss_bytes -= state.trace.tracer_bytes
-        types = changes(state.reading, (rss_bytes, blocks, gc_allocations))
+        types = changes(state.reading, _without_tracer(after, state.reading, state.trace.tracer_bytes))
         out = found(probe, types)
         sites = state.trace.sites()
         data = {
@@ -170,9 +167,19 @@ def _most_changed(before: dict[str, int], after: dict[str, int]) -> list[dict[st
     ]
 
 
+def _without_tracer(after: Reading, before: Reading, tracer_bytes: int) -> Reading:
+    """Return a reading without the tracer's tables, as far as they can have made rss grow."""
+    rss_bytes, blocks, gc_allocations = after
+    if rss_bytes is None or before[0] is None or rss_bytes <= before[0]:
+        return after
+    return max(before[0], rss_bytes - tracer_bytes), blocks, gc_allocations
+
+
 def _largest(sites: allocations.Sites) -> list[dict[str, Any]]:
-    chosen = sorted(sites.items(), key=lambda item: (-abs(item[1][0]), item[0]))[:SITES_KEPT]
-    return [
-        {"file": file, "line": line, "size_bytes": size_bytes, "blocks": blocks}
-        for (file, line), (size_bytes, blocks) in chosen
-    ]
+    sizes, counts = sites
+    chosen = sorted(sizes, key=lambda place: (-abs(sizes[place]), place))[:SITES_KEPT]
+    rows = []
+    for place in chosen:
+        file, _, line = place.rpartition(":")
+        rows.append({"file": file, "line": int(line), "size_bytes": sizes[place], "blocks": counts[place]})
+    return rows

@@ -37,7 +37,7 @@ Reading = tuple["int | None", "int | None", int]
 class MemoryReader:
     """Reads the figures of this process; other threads' memory is in them.
 
-    `blocks` is None while reading it takes more than `blocks_max_ns`; a slow reading every ten seconds finds out whether
+    `blocks` is None while reading it takes more than `blocks_max_ns`; a reading every ten seconds finds out whether
     that is over.
     """
 
