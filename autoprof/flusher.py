@@ -151,7 +151,8 @@ class Flusher:
             memory_bytes := probe.memory_delta_bytes,
         )
         durations, callees = probe.take_durations(), probe.take_callees()
-        if now == before and not durations and not callees:
+        memory_counts = probe.take_memory_counts()
+        if now == before and not durations and not callees and not memory_counts:
             return
         from autoprof.store import ProbeDelta
 
@@ -174,6 +175,7 @@ class Flusher:
             max_ns=probe.max_ns,
             memory_delta_bytes=memory_bytes if memory_bytes is None else memory_bytes - (before[8] or 0),
             callees=callees,
+            memory_counts=memory_counts,
         )
         self._unsent_probes.append(delta)
         if len(self._unsent_probes) > 2 * len(self.active) + 100:
@@ -255,7 +257,7 @@ def merged(deltas: list[Any]) -> list[Any]:
         first.max_ns = max(first.max_ns, each.max_ns)
         if each.memory_delta_bytes is not None:
             first.memory_delta_bytes = (first.memory_delta_bytes or 0) + each.memory_delta_bytes
-        for name in ("skipped", "durations", "callees"):
+        for name in ("skipped", "durations", "callees", "memory_counts"):
             both = dict(getattr(first, name))
             for index, count in getattr(each, name).items():
                 both[index] = both.get(index, 0) + count

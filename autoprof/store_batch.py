@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from autoprof.store_bounds import UPSERTS
-from autoprof.store_file import CALLEE, DURATION, SKIPPED
+from autoprof.store_file import CALLEE, DURATION, MEMORY, SKIPPED
 from autoprof.store_records import Artefact, ProbeDelta, ProbeState, StackDelta
 
 TYPE_CHECKING = False
@@ -112,7 +112,11 @@ class Batch:
         at = self._at(probe)
         for bucket, count in probe.durations.items():
             yield (*at, DURATION, bucket, _int(count))
-        for kind, counts in ((SKIPPED, probe.skipped), (CALLEE, probe.callees)):
+        for kind, counts in (
+            (SKIPPED, probe.skipped),
+            (CALLEE, probe.callees),
+            (MEMORY, probe.memory_counts),
+        ):
             for name, count in counts.items():
                 yield (*at, kind, self._ids.name(self._connection, name), _int(count))
 

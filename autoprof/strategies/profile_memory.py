@@ -27,7 +27,7 @@ OURS = {False: (8, 0), True: (11, 2)}
 Exact, but for small integers, where a function has one probe; spliced generators keep up to three more of each.
 """
 
-_SLOW_IN_A_ROW = 3
+_SLOW_IN_A_ROW = 4
 _LOOK_AGAIN_NS = 10_000_000_000
 
 Reading = tuple["int | None", "int | None", int]
@@ -37,8 +37,8 @@ Reading = tuple["int | None", "int | None", int]
 class MemoryReader:
     """Reads the figures of this process; other threads' memory is in them.
 
-    `blocks` is None while reading it takes more than `blocks_max_ns`; a reading every ten seconds finds out whether
-    that is over.
+    `blocks` is None while reading it takes more than `blocks_max_ns`, but for one call in ten seconds: so the sums of a
+    large process have some exact changes too, and it finds out when that is over.
     """
 
     def __init__(self, blocks_max_ns: int = BLOCKS_MAX_NS) -> None:
@@ -67,7 +67,7 @@ class MemoryReader:
         if self._slow >= _SLOW_IN_A_ROW:
             if began_ns < self._again_ns:
                 return None
-            self._slow = _SLOW_IN_A_ROW - 1
+            self._slow = _SLOW_IN_A_ROW - 2  # before and after one call
         blocks = getallocatedblocks()
         if clock.monotonic_ns() - began_ns <= self._blocks_max_ns:
             self._slow = 0
@@ -109,7 +109,10 @@ def _change(before: int | None, after: int | None) -> Change | None:
 
 
 def found(probe: Probe, types: dict[str, Any]) -> dict[str, Any]:
-    """Add rss to the probe's sum; return what `complete` and the event `memory` say."""
+    """Add the changes to the probe's sums; return what `complete` and the event `memory` say."""
+    if types["blocks"] is not None:
+        _add(probe.memory_counts, "blocks", types["blocks"]["delta"])
+        _add(probe.memory_counts, "blocks_calls", 1)
     rss = types["rss_bytes"]
     if rss is None:
         return {}
@@ -121,6 +124,14 @@ def found(probe: Probe, types: dict[str, Any]) -> dict[str, Any]:
     if threshold is None or delta > threshold:
         out["event"] = ("memory", {**rss, "types": types}, {})
     return out
+
+
+def _add(sums: dict[str, int], name: str, delta: int) -> None:
+    try:
+        sums[name] += delta  # switches no thread
+    except KeyError:
+        sums.setdefault(name, 0)
+        sums[name] += delta
 
 
 class ProfileMemory:
