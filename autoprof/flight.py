@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from autoprof.gate import Gate
 
 
+UNKNOWN = object()
+
+
 class Flight:
     """One call that is being measured; the `p` of the prologue.
 
@@ -21,6 +24,7 @@ class Flight:
         caller: the frame that made the call; tells the sampler where this call's own stack ends.
         generation: of the process (forks count up): a child does not finish its parent's measurements.
         living: the generator-like object, as a weak reference.
+        returned: what a plain function has returned, while the strategies stop; UNKNOWN at all other times.
     """
 
     __slots__ = (
@@ -37,6 +41,7 @@ class Flight:
         "lost",
         "probes",
         "result",
+        "returned",
         "samples",
         "started_ns",
         "states",
@@ -57,6 +62,7 @@ class Flight:
     samples: int
     living: Any
     result: str | None
+    returned: Any
     watches: Any
     done: bool
 

@@ -210,8 +210,7 @@ class Session:
                 live.restore(live.functions_of(lambda name: name in modules or self.installer.covers(name)))
         live.forget()
         recorder.stop()
-        for strategy in self.strategies.values():
-            getattr(strategy, "close", _nothing_open)()
+        strategies.close(self.strategies.values())
         self.flusher.close()
         if telling.send_internal_error in guard.listeners:
             guard.listeners.remove(telling.send_internal_error)
@@ -252,10 +251,6 @@ class Session:
         from autoprof.probe_status import ProbeStatus
 
         return [ProbeStatus.of(each) for each in self.installer.probes.values()]
-
-
-def _nothing_open() -> None:
-    """Stand in for strategies that hold nothing open."""
 
 
 current: Session | None = None

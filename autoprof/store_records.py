@@ -36,8 +36,8 @@ class ProbeDelta:
         memory_delta_bytes: Sum of the rss changes; None when not measured.
         overhead_ns: What measuring cost.
         callees: Calls of each function made inside the target.
-        memory_counts: What measured calls did to memory besides rss: `blocks`, the sum of the changes of the number of
-            Python blocks, and `blocks_calls`, in how many calls those were read.
+        memory_counts: What calls did to memory besides rss: `blocks`, the Python blocks they left behind besides their
+            results, and `blocks_calls`, of how many calls that is known.
     """
 
     __slots__ = (

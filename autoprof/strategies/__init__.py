@@ -9,7 +9,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from autoprof.probe import Probe
@@ -39,3 +39,10 @@ def make(key: str, deliver: Deliver) -> Any:
 
     module, name = HOMES[key]
     return getattr(import_module(f"autoprof.strategies.{module}"), name)(deliver)
+
+
+def close(made: Iterable[Any]) -> None:
+    """Let the strategies of a session give back what they hold open, at its end."""
+    for each in made:
+        if hasattr(each, "close"):
+            each.close()

@@ -93,7 +93,7 @@ class Memory:
         if not kept:
             return {}
         types = changes(state.reading, _without_tracer(after, state.reading, state.trace.tracer_bytes))
-        out = found(probe, types)
+        out = found(probe, flight, types)
         sites = state.trace.sites()
         data = {
             "duration_ns": duration_ns,
@@ -154,7 +154,8 @@ def _most_changed(before: dict[str, int], after: dict[str, int]) -> list[dict[st
     chosen = [
         (-abs(delta), name)
         for name, delta in deltas.items()
-        if abs(delta) >= (OURS_MAX if name.rpartition(".")[0] in _OUR_MODULES else 1)
+        if not name.startswith("autoprof.")
+        and abs(delta) >= (OURS_MAX if name.rpartition(".")[0] in _OUR_MODULES else 1)
     ]
     return [
         {

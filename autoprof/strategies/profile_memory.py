@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from gc import get_count, get_threshold
-from sys import getallocatedblocks
+from sys import getallocatedblocks, getrefcount, getsizeof
 
 from autoprof import clock, host
+from autoprof.flight import UNKNOWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ Exact, but for small integers, where a function has one probe; spliced generator
 
 _SLOW_IN_A_ROW = 4
 _LOOK_AGAIN_NS = 10_000_000_000
+
+_FRESH = 4
+"""References to a result that only the caller will hold, counted from here; the same for both ways of rewriting."""
+
+_BLOCK_MAX_BYTES = 512
+"""Larger objects are malloc's, and no blocks."""
 
 Reading = tuple["int | None", "int | None", int]
 """rss in bytes, Python blocks, gc allocations."""
@@ -108,10 +115,29 @@ def _change(before: int | None, after: int | None) -> Change | None:
     return {"before": before, "after": after, "delta": after - before}
 
 
-def found(probe: Probe, types: dict[str, Any]) -> dict[str, Any]:
+def result_blocks(flight: Flight) -> int | None:
+    """Return how many blocks belong to what a call has returned and only its caller holds; None where unknown.
+
+    They are alive when the call ends, and no leak. Unknown: a container or object made by the call, an exception, and
+    what a generator or coroutine returns.
+    """
+    if flight.returned is UNKNOWN:
+        return None
+    if getrefcount(flight.returned) > _FRESH:
+        return 0
+    kind = type(flight.returned)
+    if kind is float:
+        return 0  # from the free list
+    if kind in (str, bytes, int):
+        return 1 if getsizeof(flight.returned) <= _BLOCK_MAX_BYTES else 0
+    return None
+
+
+def found(probe: Probe, flight: Flight, types: dict[str, Any]) -> dict[str, Any]:
     """Add the changes to the probe's sums; return what `complete` and the event `memory` say."""
-    if types["blocks"] is not None:
-        _add(probe.memory_counts, "blocks", types["blocks"]["delta"])
+    returned = None if types["blocks"] is None else result_blocks(flight)
+    if returned is not None:
+        _add(probe.memory_counts, "blocks", types["blocks"]["delta"] - returned)
         _add(probe.memory_counts, "blocks_calls", 1)
     rss = types["rss_bytes"]
     if rss is None:
@@ -151,7 +177,7 @@ class ProfileMemory:
     ) -> dict[str, Any]:
         """Read them again; the event `memory` unless the call grew by less than `threshold`."""
         after = self._reader.after(flight.gate.generator_like)
-        return found(probe, changes(state, after)) if kept else {}
+        return found(probe, flight, changes(state, after)) if kept else {}
 
     def forget(self) -> None:
         """Start clean in a forked child."""
