@@ -165,6 +165,7 @@ def _take_off(
     call.entered_ns = call.started_ns = entered_ns
     call.generation = flight.generation
     call.function = call.living = call.watches = call.states = call.result = None
+    call.returned = flight.UNKNOWN
     call.samples = 0
     call.stacks = None
     for each in probes:
@@ -266,7 +267,10 @@ def finish(call: Flight, result: object) -> None:
         elif call.gate.generator_like and call.function is not None:
             _watch(call, result, ended_ns)
         else:
+            if call.states:
+                call.returned = result
             conclude(call, ended_ns, type(result).__name__, None)
+            call.returned = flight.UNKNOWN
     except Exception as error:
         guard.report("finish", error)
 

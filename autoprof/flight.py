@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from autoprof.gate import Gate
 
 
+UNKNOWN = object()
+
+
 class Flight:
     """One call that is being measured; the `p` of the prologue.
 
@@ -23,6 +26,7 @@ class Flight:
         generation: of the process (forks count up): a child does not finish its parent's measurements.
         stacks: labels, root first → [samples, weight in nanoseconds], of a call that may yet be thrown away.
         living: the generator-like object, as a weak reference.
+        returned: what a plain function has returned, while the strategies stop; UNKNOWN at all other times.
     """
 
     __slots__ = (
@@ -39,6 +43,7 @@ class Flight:
         "lost",
         "probes",
         "result",
+        "returned",
         "samples",
         "stacks",
         "started_ns",
@@ -61,6 +66,7 @@ class Flight:
     samples: int
     living: Any
     result: str | None
+    returned: Any
     watches: Any
     done: bool
 

@@ -55,6 +55,7 @@ class Probe:
         profiled, discarded, skipped, samples, slow: counts, as the contract defines them.
         callees: calls of each function made inside the target, since they were last taken.
         memory_delta_bytes: sum of what the measured calls did to rss; None where that is not measured.
+        memory_counts: sums of other changes of memory since they were last taken; see `store_records.ProbeDelta`.
         durations: histogram since it was last taken; its memory is bounded, whatever the rate.
         sampled: whether the flight recorder keeps stacks for it.
     """
@@ -76,6 +77,7 @@ class Probe:
         "keeps",
         "limit_ns",
         "max_ns",
+        "memory_counts",
         "memory_delta_bytes",
         "options",
         "overhead_ns",
@@ -131,6 +133,7 @@ class Probe:
         self.durations: dict[int, int] = {}
         self.callees: dict[str, int] = {}
         self.memory_delta_bytes: int | None = None
+        self.memory_counts: dict[str, int] = {}
         self.started_calls = sum(each.calls for each in self.gates)
 
     @property
@@ -196,6 +199,11 @@ class Probe:
     def take_callees(self) -> dict[str, int]:
         """Return the counts of callees since the last time and start anew."""
         taken, self.callees = self.callees, {}
+        return taken
+
+    def take_memory_counts(self) -> dict[str, int]:
+        """Return the sums of memory changes since the last time and start anew."""
+        taken, self.memory_counts = self.memory_counts, {}
         return taken
 
     def skip(self, reason: str) -> None:

@@ -42,6 +42,8 @@ class Sampler:
         interval_ns: the shortest interval any installed probe asks for.
         dropped: samples not kept because more than STACKS_KEPT different stacks came up between two drains.
         busy_ns: what the sampler itself has used.
+        deadlines: key → (monotonic ns, what to call then), for strategies that stop before their call ends; looked at
+            while any call is in flight.
     """
 
     def __init__(self) -> None:
@@ -51,6 +53,7 @@ class Sampler:
         self.ticks = 0
         self.on_ended: Callable[[Flight, int], None] = _ignore_end
         self.on_wake: Callable[[], None] = nothing
+        self.deadlines: dict[object, tuple[int, Callable[[], None]]] = {}
         self.idle = True
         self._thread: Background | None = None
         self._table_lock = allocate_lock()
@@ -137,6 +140,9 @@ class Sampler:
                 ended = self._look(now_ns, weight_ns, watching)
             for each in ended:  # receivers run in here: never under the lock
                 self.on_ended(each, now_ns)
+            for key, (due_ns, stop) in list(self.deadlines.items()):
+                if now_ns >= due_ns and self.deadlines.pop(key, None) is not None:
+                    stop()
         except Exception as error:
             guard.report("sampler", error)
         self.busy_ns += clock.thread_ns() - used_ns

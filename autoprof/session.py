@@ -216,6 +216,7 @@ class Session:
         recorder.stop()
         recorder.watch.clear()
         frames.forget_labels()
+        strategies.close(self.strategies.values())
         self.flusher.close()
         if telling.send_internal_error in guard.listeners:
             guard.listeners.remove(telling.send_internal_error)
