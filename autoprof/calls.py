@@ -368,6 +368,8 @@ def conclude(call: Flight, ended_ns: int, result: str | None, error: BaseExcepti
         if each.threshold_ns is not None and duration_ns < each.threshold_ns:
             if each.policy != IF_SLOW or each in extra:
                 each.discarded += 1
+            if each.policy == IF_SLOW and not call.gate.timed:
+                each.total_ns += duration_ns
             continue
         kept = each.policy != IF_SLOW or slow_is_kept(call, each, duration_ns, each in extra)
         if kept:

@@ -145,7 +145,7 @@ class Flusher:
             probe.discarded,
             probe.slow,
             probe.samples,
-            probe.total_ns,
+            probe.time_ns,
             probe.overhead_ns,
             probe.skipped,
             memory_bytes := probe.memory_delta_bytes,

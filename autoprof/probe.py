@@ -63,6 +63,7 @@ class Probe:
     __slots__ = (
         "_declined_before",
         "_skipped",
+        "_timed_before_s",
         "artefact",
         "asynchronous",
         "busy",
@@ -135,6 +136,18 @@ class Probe:
         self.memory_delta_bytes: int | None = None
         self.memory_counts: dict[str, int] = {}
         self.started_calls = sum(each.calls for each in self.gates)
+        self._timed_before_s = self._timed_s
+
+    @property
+    def _timed_s(self) -> float:
+        return sum([each.total for each in self.gates if isinstance(each, gate.TimedGate)])
+
+    @property
+    def time_ns(self) -> int:
+        """What the measured calls took together; under `profile_if_slow` all calls."""
+        if self.policy != IF_SLOW:
+            return self.total_ns
+        return self.total_ns + int((self._timed_s - self._timed_before_s) * 1e9)
 
     @property
     def strategy_name(self) -> str:
@@ -164,6 +177,8 @@ class Probe:
         if not timed or self.strategy is not None:
             gate_.probes = (*gate_.probes, self)
         self.started_calls += gate_.calls
+        if isinstance(gate_, gate.TimedGate):
+            self._timed_before_s += gate_.total
         self._declined_before += gate_.declined
 
     def record(self, duration_ns: int) -> None:
@@ -174,6 +189,10 @@ class Probe:
     def note(self, duration_ns: int) -> None:
         """Count one duration without a profile of the call."""
         self.total_ns += duration_ns
+        self.count_duration(duration_ns)
+
+    def count_duration(self, duration_ns: int) -> None:
+        """Put one duration into the histogram."""
         if duration_ns > self.max_ns:
             self.max_ns = duration_ns
         # `histogram.bucket`, written out: at the recursion limit a call more is a level too many.

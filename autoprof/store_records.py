@@ -186,7 +186,12 @@ class ProbeRow:
 
     @property
     def estimated_total_ns(self) -> int | None:
-        """Mean measured duration times calls; None when nothing was measured."""
+        """Mean measured duration times calls; None when nothing was measured.
+
+        `profile_if_slow` times every call, so there it is no estimate; its `durations` are those of slow calls.
+        """
+        if self.policy == "profile_if_slow":
+            return self.total_ns or None
         measured = sum(self.durations.values())
         return round(self.total_ns / measured * self.calls) if measured else None
 

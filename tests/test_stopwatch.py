@@ -312,6 +312,7 @@ def test_slow_calls_are_told_and_kept(loaded: Any) -> None:
     assert {each.metadata["profiled"] for each in told} == {True}
     assert events.named("exception")[0].metadata["kind"] == "KeyError"
     assert (work.calls, work.slow, work.profiled) == (3, 2, 2)
+    assert work.time_ns >= sum(each.measurements["duration_ns"] for each in told)
 
 
 @pytest.mark.skipif(WEBASSEMBLY, reason="no sampler without threads")
@@ -396,7 +397,7 @@ def test_a_failure_of_ours_stays_ours(loaded: Any, monkeypatch: pytest.MonkeyPat
     def broken(*_: Any) -> None:
         raise ValueError("ours")
 
-    monkeypatch.setattr(Probe, "note", broken)
+    monkeypatch.setattr(Probe, "count_duration", broken)
     assert module.work(0) == 0
     monkeypatch.undo()
     assert sum(guard.internal_errors.values()) == 2, "of work and of inner"
