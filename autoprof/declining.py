@@ -16,18 +16,33 @@ _SIGNATURE_FLAGS = 0x4 | 0x8 | 0x20 | 0x80 | 0x200
 
 
 def decline(gate_: Gate) -> Flight | None:
-    """Have this call run unmeasured; the last thing `begin` does, as `Gate.arm` is.
+    """Have this call run unmeasured; the last thing `begin` does, as `Gate.arm` is."""
+    gate_.arm(0)
+    return in_place(gate_) if gate_.generator_like else None
 
-    A plain function's body runs in place. That of a generator-like one must not: RETURN_GENERATOR makes room by the
-    function's code (`make_gen`, Objects/genobject.c), and another thread may have given the function a smaller one
-    while we were in Python code. It runs in a call of its own instead, of a function that nobody else knows.
+
+def overtaken(gate_: Gate) -> Flight | None:
+    """Run the body with the tick that this call has: another thread found the gate open too and was faster."""
+    return in_place(gate_) if gate_.generator_like else None
+
+
+def in_place(gate_: Gate) -> Flight | None:
+    """Return None if a generator-like body may run in place, else what makes it run in a call of its own.
+
+    RETURN_GENERATOR makes room by the *function's* code (`make_gen`, Objects/genobject.c). While we were in Python code
+    another thread may have given the function a smaller one: the generator would then write behind its end. The last
+    line looks, and nothing switches threads between it and RETURN_GENERATOR.
     """
-    call = stand_in(gate_) if gate_.generator_like else None
-    if call is not None and has_gate(call.code, gate_):
-        if not gate_.arm(1):
-            gate_.used -= 1
-    else:
-        gate_.arm(0)
+    owner = gate_.owner() if gate_.owner is not None else None
+    code = gate_.code() if gate_.code is not None else None
+    call = stand_in(gate_)
+    if call is None:
+        return None
+    tick = int(has_gate(call.code, gate_))
+    gate_.used -= tick  # the inner call counts, not this one; taken back if there is none
+    if not gate_.withdrawn and (owner is None or owner.__code__ is code):
+        gate_.used += tick
+        return None
     return call
 
 
@@ -65,11 +80,3 @@ def has_gate(code: CodeType, gate_: Gate) -> bool:
         if each is gate_:
             return True
     return False
-
-
-def overtaken(gate_: Gate) -> Flight | None:
-    """Run the body with the tick that this call has: another thread found the gate open too and was faster."""
-    call = stand_in(gate_) if gate_.generator_like else None
-    if call is not None and has_gate(call.code, gate_):
-        gate_.used -= 1  # the inner call takes a tick of its own
-    return call

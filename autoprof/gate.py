@@ -89,6 +89,7 @@ class Gate:
         traced: counts down the calls that ran in place because somebody traces the thread (`watch` tells).
         lost: chain of calls that must never be freed, see `rewrite.splice`.
         probes: the probes behind the gate, outermost first.
+        withdrawn: set before its code is taken off a function again.
     """
 
     __slots__ = (
@@ -111,6 +112,7 @@ class Gate:
         "traced",
         "unwind",
         "used",
+        "withdrawn",
     )
 
     watch: Iterator[bool] = map(_TRACERS.__contains__, map(type, starmap(sys.gettrace, repeat(()))))
@@ -145,6 +147,7 @@ class Gate:
         self.caught = (RecursionError, MemoryError)
         self.probes: tuple[Any, ...] = ()
         self.generator_like = False
+        self.withdrawn = False
         self.site: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:

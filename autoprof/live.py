@@ -204,6 +204,9 @@ def restore(functions: Iterable[FunctionType]) -> int:
         code = each.__code__
         original = original_of(code)
         if original is not code:
+            gate = gate_of(code)
+            if gate is not None:
+                gate.withdrawn = True  # before: see `declining.in_place`
             _copy_local_events(code, original)
             each.__code__ = original
             count += 1

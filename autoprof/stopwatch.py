@@ -23,6 +23,8 @@ def slow(gate_: TimedGate, started_s: float, elapsed_s: float, result: object) -
     """Hear of a slow call that returned."""
     try:
         _told(gate_, started_s, elapsed_s, _getframe(1), type(result).__name__, None)
+    except (RecursionError, MemoryError):
+        raise  # the prologue's own: the call stays untold
     except Exception as failure:
         guard.report("stopwatch", failure)
 
@@ -31,6 +33,8 @@ def slow_raised(gate_: TimedGate, started_s: float, elapsed_s: float, error: Bas
     """Hear of a slow call that raised."""
     try:
         _told(gate_, started_s, elapsed_s, _getframe(1), None, error)
+    except (RecursionError, MemoryError):
+        raise  # the prologue's own: the call stays untold
     except Exception as failure:
         guard.report("stopwatch", failure)
 

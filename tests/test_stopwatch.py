@@ -128,6 +128,27 @@ def test_recursion_is_no_deeper() -> None:
     assert down(0) == plain
 
 
+def test_a_slow_call_at_the_recursion_limit_is_not_told() -> None:
+    def down(n: int) -> int:
+        try:
+            return down(n + 1)
+        except RecursionError:
+            return n
+
+    def fails(n: int) -> int:
+        return fails(n + 1)
+
+    plain = down(0)
+    _, told = timed(down)
+    assert down(0) == plain
+    assert plain / 2 < len(told) <= plain + 2
+    _, told = timed(fails)
+    with pytest.raises(RecursionError) as caught:
+        fails(0)
+    assert all(value is caught.value for how, value in told)
+    assert {how for how, _ in told} == {"raised"}
+
+
 def test_long_jumps_grow() -> None:
     lines = ["def long(x):", "  total = 0", "  while x > 0:", "    x -= 1", "    try:"]
     for n in range(150):

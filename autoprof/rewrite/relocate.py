@@ -128,6 +128,28 @@ def move_entries(entries: Iterable[ExceptionEntry], places: Places, deeper: int)
     return moved
 
 
+def overlay(entries: list[ExceptionEntry], inner: list[ExceptionEntry]) -> list[ExceptionEntry]:
+    """Return the entries with others inside them: the table must not overlap, so what they cover is cut out.
+
+    Args:
+        entries, inner: each sorted by start, without overlap.
+    """
+    out: list[ExceptionEntry] = []
+    following = 0
+    for start, length, target, depth in entries:
+        end = start + length
+        while following < len(inner) and inner[following][0] < end:
+            cut = inner[following]
+            if cut[0] > start:
+                out.append((start, cut[0] - start, target, depth))
+            out.append(cut)
+            start = cut[0] + cut[1]
+            following += 1
+        if end > start:
+            out.append((start, end - start, target, depth))
+    return out + inner[following:]
+
+
 def stretch_locations(locations: bytes, insertions: dict[int, int]) -> bytes:
     """Return a location table in which what is put in front of a unit has that unit's location."""
     out = bytearray()

@@ -15,7 +15,7 @@ from __future__ import annotations
 from autoprof.rewrite import table
 from autoprof.rewrite.assemble import LABEL, ExceptionEntry, assemble, blank_locations
 from autoprof.rewrite.epilogue import fill_gaps
-from autoprof.rewrite.relocate import copy, move_entries, scan, settle, stretch_locations
+from autoprof.rewrite.relocate import copy, move_entries, overlay, scan, settle, stretch_locations
 from autoprof.rewrite.table import OPCODES, Instruction
 
 TYPE_CHECKING = False
@@ -119,6 +119,7 @@ class Stopwatch:
             (LABEL, "unwatched"),
             *table.ITERATOR_DONE,
             (LABEL, "tell"),
+            ("NOP", 0),
             *null_first,
             *self._attribute(which),
             *null_last,
@@ -129,6 +130,22 @@ class Stopwatch:
             *table.call(4),
             ("POP_TOP", 0),
             ("NOP", 0),
+            (LABEL, "told"),
+            ("JUMP_FORWARD", "fast"),
+            # At the recursion limit, or without memory, this call is a level too many: the slow call stays untold.
+            (LABEL, "untold"),
+            ("PUSH_EXC_INFO", 0),
+            ("LOAD_CONST", self.const),
+            ("LOAD_ATTR", self.caught << table.ATTR_SHIFT),
+            ("CHECK_EXC_MATCH", 0),
+            (table.JUMP_IF_FALSE, "untold_reraise"),
+            ("POP_TOP", 0),
+            ("POP_EXCEPT", 0),
+            ("JUMP_FORWARD", "fast"),
+            (LABEL, "untold_reraise"),
+            ("SWAP", 2),
+            ("POP_EXCEPT", 0),
+            ("RERAISE", 0),
             (LABEL, "fast"),
             *self._attribute(_TOTAL),
             table.ADD,
@@ -158,25 +175,28 @@ class Stopwatch:
             ("NOP", 0),
             *self._lap(4, _SLOW_RAISED),
             ("NOP", 0),
-            (LABEL, "told"),
+            (LABEL, "lapped"),
             *end,
             (LABEL, "failed"),
             *end,
         ]
 
 
-_pieces: dict[tuple[int, int, int, int, bool], bytes] = {}
+Piece = tuple[bytes, int, int, int]
+"""Instructions, and the units in them: where the telling of a slow call starts, ends, and is given up."""
+
+_pieces: dict[tuple[int, int, int, int, bool], Piece] = {}
 _PIECES_KEPT = 4096
 
 
-def _before(watch: Stopwatch, constant: bool) -> bytes:
+def _before(watch: Stopwatch, constant: bool) -> Piece:
     key = (watch.const, watch.none, watch.name, watch.watch, constant)
     piece = _pieces.get(key)
     if piece is None:
         if len(_pieces) >= _PIECES_KEPT:
             _pieces.clear()
-        part = watch.before_return_const() if constant else watch.before_return()
-        piece = _pieces[key] = assemble(part)[0]
+        code, labels, _ = assemble(watch.before_return_const() if constant else watch.before_return())
+        piece = _pieces[key] = (code, labels["tell"], labels["told"], labels["untold"])
     return piece
 
 
@@ -205,19 +225,22 @@ def time_body(code: CodeType, entries: list[ExceptionEntry], watch: Stopwatch, r
     raw = code.co_code
     returns, jumps = scan(raw, _RETURNS)
     pieces: dict[int, bytes] = {}
+    tellings: list[tuple[int, ExceptionEntry]] = []
     for unit, opcode, argument in returns:
-        piece = _before(watch, opcode == _RETURN_CONST)
-        if opcode == _RETURN_CONST:
-            piece = assemble([("LOAD_CONST", argument)])[0] + piece
-        pieces[unit] = piece
+        piece, tell, told, untold = _before(watch, opcode == _RETURN_CONST)
+        load = assemble([("LOAD_CONST", argument)])[0] if opcode == _RETURN_CONST else b""
+        pieces[unit] = load + piece
+        offset = len(load) >> 1
+        tellings.append((unit, (offset + tell, told - tell, offset + untold, 3 << 1)))
     insertions = {unit: len(piece) >> 1 for unit, piece in pieces.items()}
     places, changed = settle(insertions, jumps)
     body = copy(raw, pieces, insertions, changed)
     end = len(body) >> 1
     handler, labels, _ = assemble(watch.handler())
     moved = fill_gaps(move_entries(entries, places, 1), places[resume], end, end, depth=1)
-    moved.append(
-        (end + labels["telling"], labels["told"] - labels["telling"], end + labels["failed"], 3 << 1)
-    )
+    start, lapped, failed = (end + labels[each] for each in ("telling", "lapped", "failed"))
+    moved.append((start, lapped - start, failed, 3 << 1))
+    own = [(places[unit] + at, length, places[unit] + target, depth) for unit, (at, length, target, depth) in tellings]
+    own.append((end + labels["tell"], labels["told"] - labels["tell"], end + labels["untold"], 5 << 1))
     locations = stretch_locations(code.co_linetable, insertions) + blank_locations(len(handler) >> 1)
-    return TimedBody(body + handler, moved, locations)
+    return TimedBody(body + handler, overlay(moved, own), locations)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from autoprof.probe import Probe
 
 CHILD = "AUTOPROF_TEST_ARENA"
+STOPWATCH = "ARENA_STOPWATCH"
+"""Set in the environment: every probe of an attack brings a stopwatch along."""
+TIMED = STOPWATCH in os.environ
 HERE = Path(__file__).resolve().parent
 TIME_LIMIT_S = 120
 IN_CHILD = CHILD in os.environ
@@ -52,7 +55,7 @@ def environment() -> dict[str, str]:
     import autoprof
 
     root = Path(autoprof.__file__).resolve().parent.parent
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", STOPWATCH) if name in os.environ}
     return {**kept, "PYTHONPATH": os.pathsep.join((str(HERE.parent), str(root))), CHILD: "1"}
 
 
@@ -115,7 +118,11 @@ def probe(function: Any, rate: float = 1.0, **options: Any) -> Probe:
     inner: FunctionType = plain_function(function)
     target = f"{inner.__module__}:{inner.__qualname__}"
     made = installer.new_probe(target, "attack", "profile", {"rate": rate, "strategy": "sample", **options})
-    live.splice_function(installer, inner, [made])
+    both = [made]
+    if TIMED:
+        timing = {"threshold_ns": 10**15, "rate": 1.0, "strategy": "sample"}
+        both.insert(0, installer.new_probe(target, "attack", "profile_if_slow", timing))
+    live.splice_function(installer, inner, both)
     return made
 
 
@@ -134,8 +141,10 @@ def imported(source: str, rate: float = 1.0, name: str = "prey", match: str = "*
 
     folder = Path.cwd()
     (folder / f"{name}.py").write_text(source)
-    rule = {"match": f"{name}:{match}", "policy": "profile", "rate": rate}
-    session.start({"version": 1, "rules": [rule], "budget": "off", "load": "off"})
+    rules = [{"match": f"{name}:{match}", "policy": "profile", "rate": rate}]
+    if TIMED:
+        rules.insert(0, {"match": f"{name}:{match}", "policy": "profile_if_slow", "threshold": "7d", "env": "dev"})
+    session.start({"version": 1, "rules": rules, "budget": "off", "load": "off"})
     sys.path.insert(0, str(folder))
     return importlib.import_module(name)
 
