@@ -240,7 +240,10 @@ def time_body(code: CodeType, entries: list[ExceptionEntry], watch: Stopwatch, r
     moved = fill_gaps(move_entries(entries, places, 1), places[resume], end, end, depth=1)
     start, lapped, failed = (end + labels[each] for each in ("telling", "lapped", "failed"))
     moved.append((start, lapped - start, failed, 3 << 1))
-    own = [(places[unit] + at, length, places[unit] + target, depth) for unit, (at, length, target, depth) in tellings]
+    own = [
+        (places[unit] + at, length, places[unit] + target, depth)
+        for unit, (at, length, target, depth) in tellings
+    ]
     own.append((end + labels["tell"], labels["told"] - labels["tell"], end + labels["untold"], 5 << 1))
     locations = stretch_locations(code.co_linetable, insertions) + blank_locations(len(handler) >> 1)
     return TimedBody(body + handler, overlay(moved, own), locations)

@@ -55,7 +55,9 @@ def environment() -> dict[str, str]:
     import autoprof
 
     root = Path(autoprof.__file__).resolve().parent.parent
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", STOPWATCH) if name in os.environ}
+    kept = {
+        name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", STOPWATCH) if name in os.environ
+    }
     return {**kept, "PYTHONPATH": os.pathsep.join((str(HERE.parent), str(root))), CHILD: "1"}
 
 
@@ -143,7 +145,9 @@ def imported(source: str, rate: float = 1.0, name: str = "prey", match: str = "*
     (folder / f"{name}.py").write_text(source)
     rules = [{"match": f"{name}:{match}", "policy": "profile", "rate": rate}]
     if TIMED:
-        rules.insert(0, {"match": f"{name}:{match}", "policy": "profile_if_slow", "threshold": "7d", "env": "dev"})
+        rules.insert(
+            0, {"match": f"{name}:{match}", "policy": "profile_if_slow", "threshold": "7d", "env": "dev"}
+        )
     session.start({"version": 1, "rules": rules, "budget": "off", "load": "off"})
     sys.path.insert(0, str(folder))
     return importlib.import_module(name)
@@ -154,7 +158,11 @@ def probe_of(target: str) -> Probe:
     from autoprof import session
 
     assert session.current is not None
-    (found,) = [each for each in session.current.installer.probes.values() if each.target == target]
+    (found,) = [
+        each
+        for each in session.current.installer.probes.values()
+        if each.target == target and each.policy == "profile"
+    ]
     return found
 
 

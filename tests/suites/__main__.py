@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import __doc__ as description
 from .catalogue import PYTHONS, SUITES, Suite, named
-from .cells import Cell, Options, run_cell
+from .cells import Cell, Options, run_cells
 from .environments import (
     CACHE,
     SetupError,
@@ -22,6 +22,7 @@ from .environments import (
     prepare_venv,
     the_cache,
 )
+from .profiled import POLICIES
 from .table import details, table
 
 
@@ -47,6 +48,13 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="X.Y",
         help=f"or a path (default: {' '.join(PYTHONS)})",
+    )
+    add(
+        "--policy",
+        action="append",
+        default=[],
+        choices=POLICIES,
+        help="what is put on every function (may be given several times; default: all, one run each)",
     )
     add("--jobs", type=int, default=1, help="cells at a time (default: 1; more make timing tests flaky)")
     add("--plain-only", action="store_true", help="compare the two plain runs only, without autoprof")
@@ -92,17 +100,18 @@ def cells(
         work += [(suite, inside, prepare_source(suite, inside, log)) for suite in suites]
     with ThreadPoolExecutor(jobs) as pool:
         waiting = [
-            pool.submit(run_cell, *item, options, progress.about(f"{item[0].name} {item[1].parts[-3]}"))
+            pool.submit(run_cells, *item, options, progress.about(f"{item[0].name} {item[1].parts[-3]}"))
             for item in work
         ]
-        return [future.result() for future in waiting]
+        return [cell for future in waiting for cell in future.result()]
 
 
 def main() -> int:
     """Run the command line; return 0, 1 when something differs, 2 when it could not start."""
     arguments = parser().parse_args()
     variables = {"AUTOPROF_STRICT": "1"} if arguments.strict else {}
-    options = Options(arguments.plain_only, arguments.reuse_plain, variables)
+    policies = tuple(arguments.policy or POLICIES)
+    options = Options(policies, arguments.plain_only, arguments.reuse_plain, variables)
     try:
         suites = named(arguments.suite)
         pythons = [find_python(version) for version in arguments.python or PYTHONS]

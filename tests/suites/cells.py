@@ -19,6 +19,7 @@ Say = Callable[[str], None]
 class Options:
     """What was asked for: `plain_only` stops before autoprof, `reuse` takes earlier plain runs."""
 
+    policies: tuple[str, ...] = ("profile",)
     plain_only: bool = False
     reuse: bool = False
     variables: dict[str, str] = field(default_factory=dict)
@@ -30,6 +31,7 @@ class Cell:
 
     suite: str
     python: str
+    policy: str = "profile"
     tests: int = 0
     failing: int = 0
     flaky: list[Difference] = field(default_factory=list)
@@ -42,12 +44,14 @@ class Cell:
     @property
     def ok(self) -> bool:
         """Whether nothing differs and, if profiled, enough calls were."""
-        enough = self.counts is None or self.counts.share >= WANTED_SHARE
+        # Of `profile_calls` only outermost calls are measured, one at a time: callees and other threads are skipped.
+        wanted = self.policy in ("profile", "profile_if_slow", "profile_memory")
+        enough = self.counts is None or not wanted or self.counts.share >= WANTED_SHARE
         return not self.differences and self.problem is None and self.tests > 0 and enough
 
 
-def run_cell(suite: Suite, python: Path, source: Path | None, options: Options, say: Say) -> Cell:
-    """Run everything one cell needs.
+def run_cells(suite: Suite, python: Path, source: Path | None, options: Options, say: Say) -> list[Cell]:
+    """Run everything that one suite on one Python needs; return a cell for each policy.
 
     Args:
         python: of the environment that has the suite.
@@ -55,16 +59,19 @@ def run_cell(suite: Suite, python: Path, source: Path | None, options: Options, 
     """
     version = full_version(python)
     folder = CACHE / "results" / version / suite.name
-    cell = Cell(suite.name, version)
     plain = [_plain(suite, python, source, folder / f"plain-{turn}.jsonl", options, say) for turn in (1, 2)]
-    cell.tests, cell.failing = plain[0].tests, len(failing(plain[0].outcomes))
-    cell.plain_s = min(run.seconds for run in plain)
-    cell.flaky = differences(plain[0].outcomes, plain[1].outcomes)
-    if not cell.tests:
-        cell.problem = f"no test ran: see {folder / 'plain-1.log'}"
-    elif not options.plain_only:
-        _profile(suite, python, source, folder, plain[0], cell, options, say)
-    return cell
+    cells = []
+    for kind in options.policies[:1] if options.plain_only else options.policies:
+        cell = Cell(suite.name, version, "" if options.plain_only else kind)
+        cell.tests, cell.failing = plain[0].tests, len(failing(plain[0].outcomes))
+        cell.plain_s = min(run.seconds for run in plain)
+        cell.flaky = differences(plain[0].outcomes, plain[1].outcomes)
+        if not cell.tests:
+            cell.problem = f"no test ran: see {folder / 'plain-1.log'}"
+        elif not options.plain_only:
+            _profile(suite, python, source, folder, plain[0], cell, options, say)
+        cells.append(cell)
+    return cells
 
 
 def failing(outcomes: dict[str, str]) -> list[str]:
@@ -95,12 +102,13 @@ def _profile(
     options: Options,
     say: Say,
 ) -> None:
-    output, policy_file = folder / "profile", folder / "policy.yaml"
+    kind = cell.policy
+    output, policy_file = folder / kind, folder / f"{kind}.yaml"
     _empty(output)
-    policy_file.write_text(policy(suite, output), "utf-8")
-    say("profiled")
+    policy_file.write_text(policy(suite, output, kind), "utf-8")
+    say(kind)
     variables = {"AUTOPROF_CONFIG": str(policy_file), **options.variables}
-    run = run_suite(suite, python, source, folder / "profiled.jsonl", **variables)
+    run = run_suite(suite, python, source, folder / f"{kind}.jsonl", **variables)
     cell.profiled_s = run.seconds
     flaky = {difference.test for difference in cell.flaky}
     cell.differences = differences(plain.outcomes, run.outcomes, leave_out=flaky)

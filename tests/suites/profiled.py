@@ -33,11 +33,24 @@ class ReportError(Exception):
     """There is no report to read; the message says what came instead."""
 
 
-def policy(suite: Suite, output: Path) -> str:
-    """Return a policy that profiles every call of every function of the suite's packages."""
+POLICIES = {
+    "profile": "policy: profile\n    rate: 1.0",
+    # Every call is a slow one that is told and kept: the most that the stopwatch ever does.
+    "profile_if_slow": "policy: profile_if_slow\n    threshold: 0ms\n    rate: 1.0",
+    # No call is slow: what production does nearly always.
+    "stopwatch": "policy: profile_if_slow\n    threshold: 1d\n    rate: 1.0",
+    "profile_memory": "policy: profile_memory\n    rate: 1.0",
+    "profile_calls": "policy: profile_calls\n    rate: 1.0",
+}
+"""What can be put on every function; each one run of its own."""
+
+
+def policy(suite: Suite, output: Path, kind: str = "profile") -> str:
+    """Return a policy that measures every call of every function of the suite's packages."""
     globs = ", ".join(json.dumps(glob) for glob in suite.globs)
     return f"""\
 version: 1
+env: suites
 output: {json.dumps(str(output))}
 reload: off
 budget: off
@@ -45,8 +58,8 @@ load: {{cpu: off, memory: off}}
 rules:
   - name: everything
     match: [{globs}]
-    policy: profile
-    rate: 1.0
+    {POLICIES[kind]}
+    env: [suites]
     check_load: false
 """
 

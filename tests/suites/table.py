@@ -9,7 +9,7 @@ from .profiled import WANTED_SHARE
 
 SHOWN = 40
 _HEAD = (
-    *("suite", "python", "tests", "flaky", "differences"),
+    *("suite", "python", "policy", "tests", "flaky", "differences"),
     *("calls", "profiled", "nested", "share", "plain s", "profiled s"),
 )
 
@@ -23,7 +23,7 @@ def table(cells: Sequence[Cell]) -> str:
     lines = [_line(row, widths) for row in rows]
     rule = (
         "|"
-        + "|".join("-" * (width + 1) + (":" if column > 1 else "-") for column, width in enumerate(widths))
+        + "|".join("-" * (width + 1) + (":" if column > 2 else "-") for column, width in enumerate(widths))
         + "|"
     )
     return "\n".join([lines[0], rule, *lines[1:]])
@@ -33,7 +33,7 @@ def details(cells: Sequence[Cell]) -> str:
     """Return what the table has no room for: each difference and problem, a line each."""
     lines: list[str] = []
     for cell in cells:
-        label = f"{cell.suite} {cell.python}"
+        label = f"{cell.suite} {cell.python} {cell.policy}"
         if cell.failing:
             lines.append(f"{label}: {cell.failing} tests fail without autoprof too")
         lines += [f"{label}: flaky: {found}" for found in cell.flaky[:SHOWN]]
@@ -42,7 +42,7 @@ def details(cells: Sequence[Cell]) -> str:
             lines.append(f"{label}: … and {len(cell.differences) - SHOWN} more differences")
         if cell.problem:
             lines.append(f"{label}: PROBLEM: {cell.problem}")
-        if cell.counts and cell.counts.share < WANTED_SHARE:
+        if cell.counts and not cell.ok and cell.counts.share < WANTED_SHARE:
             reasons = ", ".join(
                 f"{reason} {times:,}" for reason, times in sorted(cell.counts.skipped_by.items())
             )
@@ -55,6 +55,7 @@ def _row(cell: Cell) -> tuple[str, ...]:
     return (
         cell.suite,
         cell.python,
+        cell.policy,
         f"{cell.tests:,}",
         f"{len(cell.flaky):,}",
         f"{len(cell.differences):,}" if cell.profiled_s is not None else "",
@@ -73,6 +74,7 @@ def _sums(cells: Sequence[Cell]) -> tuple[str, ...]:
     return (
         "all",
         "",
+        "",
         f"{sum(cell.tests for cell in cells):,}",
         f"{sum(len(cell.flaky) for cell in cells):,}",
         f"{sum(len(cell.differences) for cell in profiled):,}" if profiled else "",
@@ -87,7 +89,7 @@ def _sums(cells: Sequence[Cell]) -> tuple[str, ...]:
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     cells = (
-        text.ljust(width) if column < 2 else text.rjust(width)
+        text.ljust(width) if column < 3 else text.rjust(width)
         for column, (text, width) in enumerate(zip(row, widths, strict=True))
     )
     return "| " + " | ".join(cells) + " |"
