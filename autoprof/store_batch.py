@@ -92,7 +92,10 @@ class Batch:
         many(UPSERTS["counts"], map(self._counts, probes))
         many(UPSERTS["detail_counts"], [row for probe in probes for row in self._details(probe)])
         many(UPSERTS["stack_counts"], map(self._stack, stacks))
-        many(f"INSERT INTO artefacts VALUES (NULL{', ?' * 7})", map(self._artefact, artefacts))
+        # A file that replaces itself has one row, the last.
+        rows = list({each.path: self._artefact(each) for each in artefacts}.values())
+        many("DELETE FROM artefacts WHERE process = ? AND probe = ? AND path = ?", [row[:3] for row in rows])
+        many(f"INSERT INTO artefacts VALUES (NULL{', ?' * 7})", rows)
         if states is not None:
             self._connection.execute("DELETE FROM probe_states WHERE process = ?", (self._process,))
             many("INSERT OR REPLACE INTO probe_states VALUES (?, ?, ?, ?)", map(self._state, states))

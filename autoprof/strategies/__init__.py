@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     Deliver = Callable[[Probe, Any, int, str], "str | None"]
 
 HOMES = {
+    "call_graph": ("call_graph", "CallGraph"),
+    "cprof": ("call_graph", "Cprof"),
+    "eprof": ("call_graph", "Eprof"),
     "flame_graph": ("flame_graph", "FlameGraph"),
+    "fprof": ("call_graph", "Fprof"),
+    "profile_calls": ("calls", "Calls"),
 }
 """Strategy, or policy with one of its own → (module of this folder, class). `sample` is the flight recorder."""
 
