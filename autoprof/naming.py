@@ -1,13 +1,13 @@
 """What the functions that a tracer meets are called, and which of them are ours.
 
 Beware: this runs in the middle of the application's calls. A metaclass, a module or an object may have its own idea of
-`__mro__`, `__hash__` or `__getattr__`; asking it would run the application's code in here.
+`__mro__`, `__hash__`, `__class__` or `__getattr__`; asking it would run the application's code in here.
 """
 
 from __future__ import annotations
 
 import os
-from types import ModuleType
+from types import MethodDescriptorType, ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,12 +50,12 @@ def python_function(frame: FrameType) -> Function:
 def home_of(called: Any) -> Any:
     """Return the module or class that a C function was found in."""
     owner = getattr(called, "__self__", None)
-    return owner if isinstance(owner, (ModuleType, type)) else type(owner)
+    return owner if issubclass(type(owner), (ModuleType, type)) else type(owner)
 
 
 def definer(home: Any, name: str) -> Any:
     """Return the class that defines a C method found in a class, so that subclasses share it; a module as it is."""
-    if isinstance(home, ModuleType):
+    if not issubclass(type(home), type):
         return home
     for each in (*_mro_of(home), *_mro_of(type(home))):
         if name in _dict_of(each):
@@ -66,7 +66,7 @@ def definer(home: Any, name: str) -> Any:
 def c_function(called: Any, home: Any) -> Function:
     """Return how a C function is shown; the name is the one that cProfile gives it."""
     name = called.__name__
-    if isinstance(home, ModuleType):
+    if not issubclass(type(home), type):
         module = called.__module__
         if type(module) is not str:
             module = "builtins"
@@ -75,6 +75,7 @@ def c_function(called: Any, home: Any) -> Function:
     if owner is None:
         return (f"builtins:{name}", "", 0, f"<built-in method {name}>")
     target = f"{_module_of(home)}:{_qualname_of(home)}.{name}"
-    if isinstance(owner, type):
-        return (target, "", 0, f"<built-in method {name}>")
-    return (target, "", 0, f"<method {name!r} of {_qualname_of(home)!r} objects>")
+    found = _dict_of(home).get(name)
+    if type(found) is MethodDescriptorType:
+        return (target, "", 0, repr(found))
+    return (target, "", 0, f"<built-in method {name}>")

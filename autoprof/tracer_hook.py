@@ -105,8 +105,10 @@ class Hook:
         listener = self._listener
         try:
             called = None
-            if event == "call":
-                if frame.f_back is self.top and self.edges is not None:
+            if entered_ns > listener.deadline_ns:
+                listener.overdue()
+            elif event == "call":
+                if self.edges is not None and frame.f_back is self.top:
                     called = self.edges.get(id(frame.f_code)) or listener.edge(self.edges, frame)
                 elif not self.stack:
                     called = listener.root_edge(frame)
@@ -127,8 +129,6 @@ class Hook:
                 self.leave(entered_ns)
             if called is not None:
                 self.enter(frame, called, entered_ns)
-            if entered_ns > listener.deadline_ns:
-                listener.overdue()
         except Exception as error:
             listener.failed(error)
         self.lost_ns += self._now() - entered_ns + self._bias_ns
