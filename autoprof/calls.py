@@ -228,8 +228,8 @@ def _start(call: Flight, probes: tuple[Probe, ...], ident: int) -> bool:
             states = states or []
             try:
                 states.append((each, each.strategy.start(each, call)))
-            except Busy:
-                each.skip("busy")
+            except Busy as busy:
+                each.skip(busy.reason)
                 if len(probes) == 1:
                     return False
     call.states = states

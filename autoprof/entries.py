@@ -43,24 +43,25 @@ class Entries:
         self.entered = 0
 
     def note(self, frame: FrameType) -> None:
-        """Count a frame of the function that begins, if the call is the one or inside it."""
+        """Count a frame of the function that begins, if it belongs to the call."""
+        if self._holds(frame):
+            self.entered += 1
+
+    def _holds(self, frame: FrameType | None) -> bool:
         if not self.flight.gate.generator_like:
             # A plain call has its thread for itself until it ends, but for greenlets.
-            if get_ident() == self.ident and _greenlet() is self.here:
-                self.entered += 1
-            return
+            return get_ident() == self.ident and _greenlet() is self.here
         living = self.flight.living
         living = living() if living is not None else None
         root = frame_of(living) if living is not None else None
-        within: FrameType | None = frame
-        while root is not None and within is not None:
-            if within is root:
-                self.entered += 1
-                return
-            within = within.f_back
+        while frame is not None and root is not None:
+            if frame is root:
+                return True
+            frame = frame.f_back
+        return False
 
 
-def count(flight: Flight, limit_ns: int) -> Monitored | Hooked | None:
+def count(flight: Flight) -> Monitored | Hooked | None:
     """Start to count; `stop()` of the answer ends it and returns the count. None when a tool is at work."""
     found = Hooked(flight) if _monitoring is None else Monitored(flight)
     return found if found.start() else None

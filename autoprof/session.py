@@ -156,6 +156,7 @@ class Session:
     def _installed(self, probe: Probe) -> None:
         # Beware: whoever imports threading first is its main thread, waited for at exit: never one of ours.
         import threading  # noqa: F401
+
         interval_ns = probe.options.get("interval_ns")
         if interval_ns and probe.strategy is None:
             recorder.interval_ns = min(recorder.interval_ns, max(interval_ns, 1_000_000))

@@ -18,6 +18,7 @@ than it was made in is not followed there.
 
 from __future__ import annotations
 
+import time
 from sys import getprofile, setprofile
 from time import perf_counter_ns
 from types import ModuleType
@@ -26,7 +27,7 @@ from autoprof import arbiter, clock, guard, naming
 from autoprof.callgraph import OTHER, Graph
 from autoprof.rewrite.epilogue import first_resume
 from autoprof.sampler import frame_of
-from autoprof.tracer_hook import HIDDEN, PYTHON, TRANSPARENT, C, Edge, Hook, Node
+from autoprof.tracer_hook import CLOCK, HIDDEN, PYTHON, TRANSPARENT, C, Edge, Hook, Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from autoprof.flight import Flight
 
 MAX_NODES = 20_000
+_CLOCKS = frozenset(
+    each for clock in ("monotonic", "perf_counter", "time") for each in (clock, f"{clock}_ns")
+)
 _GENERATOR_LIKE = 0x20 | 0x80 | 0x200
 
 
@@ -56,6 +60,7 @@ class Trace:
         self.deadline_ns = self.limit_ns = clock.monotonic_ns() + limit_ns
         self.nodes: dict[int, Node] = {}
         self.c_nodes: dict[tuple[int, str], Node] = {}
+        self.methods: dict[tuple[int, str], Node] = {}
         self.others = Node(OTHER, None)
         self.root: Edge | None = None
         self.cut = False
@@ -93,6 +98,7 @@ class Trace:
             self.result = graph_of(self)
             self.nodes.clear()
             self.c_nodes.clear()
+            self.methods.clear()
             self.root = self._counter = None
         return self.result
 
@@ -156,8 +162,8 @@ class Trace:
         return edge
 
     def c_edge(self, edges: dict[int, Edge], called: Any) -> Edge:
-        """Return the edge to a C function; bound methods are new objects at each call, so most come here."""
-        node = self._c_node(called)
+        """Return the edge to a C function; bound methods are new objects at each call, so all of theirs come here."""
+        node = self.methods.get((id(type(called.__self__)), called.__name__)) or self._c_node(called)
         edge = edges.get(id(node))
         if edge is None:
             edge = edges[id(node)] = Edge(node)
@@ -197,9 +203,12 @@ class Trace:
         made = self.c_nodes.get((id(definer), name))
         if made is None:
             function = naming.c_function(called, definer)
-            made = self.c_nodes[id(definer), name] = Node(function, definer, C)
+            kind = CLOCK if definer is time and name in _CLOCKS else C
+            made = self.c_nodes[id(definer), name] = Node(function, definer, kind)
         made.kept.append(home)
         self.c_nodes[id(home), name] = made
+        if home is not getattr(called, "__self__", None):
+            self.methods[id(home), name] = made
         return made
 
 
@@ -225,12 +234,12 @@ def graph_of(trace: Trace) -> Graph:
         edges.append((None, trace.root))
         graph.root = trace.root.node.function
     found = [*list(trace.nodes.values()), *list(trace.c_nodes.values()), trace.others]
-    nodes = {id(node): node for node in found if node.kind <= C}
+    nodes = {id(node): node for node in found if node.kind < HIDDEN}
     for node in nodes.values():
         edges += [(node, edge) for edge in {id(edge): edge for edge in list(node.edges.values())}.values()]
     for caller, edge in edges:
         node = edge.node
-        if node.kind > C:
+        if node.kind >= HIDDEN:
             continue
         edge.primitive = edge.calls - edge.recursive
         # What is taken off as ours is an estimate: for the shortest calls it can be too much.

@@ -30,8 +30,12 @@ if TYPE_CHECKING:
         def failed(self, error: Exception) -> None: ...
 
 
-PYTHON, C, HIDDEN, TRANSPARENT = range(4)
-"""Kinds of functions: hidden are ours, transparent our wrappers, which stand for the function inside."""
+PYTHON, C, CLOCK, HIDDEN, TRANSPARENT = range(5)
+"""Kinds of functions: a clock is in C too; hidden are ours, transparent our wrappers, which stand for what is inside.
+
+Who looks at a clock sees our time pass like any other: a loop that waits for a moment takes as long with us as without.
+So what the hook takes for the calls of a clock is not taken off.
+"""
 
 
 class Node(Figures):
@@ -103,6 +107,7 @@ class Hook:
     def _event(self, frame: FrameType, event: str, arg: Any) -> None:
         entered_ns = self._now()
         listener = self._listener
+        kind = PYTHON
         try:
             called = None
             if entered_ns > listener.deadline_ns:
@@ -115,23 +120,26 @@ class Hook:
             elif frame is not self.top:
                 pass
             elif event == "c_call":
-                if self.edge.kind == C:
+                if PYTHON < self.edge.kind < HIDDEN:
                     self.leave(entered_ns)  # its end was never told
                 if not self.edge.kind and self.edges is not None:
                     called = self.edges.get(id(arg)) or listener.c_edge(self.edges, arg)
+                    kind = called.kind
             elif event == "return":
-                if self.edge.kind == C:
+                if PYTHON < self.edge.kind < HIDDEN:
                     self.leave(entered_ns)
                 self.leave(entered_ns)
                 if not self.stack:
                     listener.paused()
-            elif self.edge.kind == C:
+            elif PYTHON < self.edge.kind < HIDDEN:
+                kind = self.edge.kind
                 self.leave(entered_ns)
             if called is not None:
                 self.enter(frame, called, entered_ns)
         except Exception as error:
             listener.failed(error)
-        self.lost_ns += self._now() - entered_ns + self._bias_ns
+        if kind != CLOCK:
+            self.lost_ns += self._now() - entered_ns + self._bias_ns
 
     def enter(self, frame: FrameType, called: Edge, at_ns: int) -> None:
         """Open a call; a frame that is resumed is no new call."""
@@ -139,7 +147,7 @@ class Hook:
         self.top, self.edge = frame, called
         self.begun_ns = at_ns - self.lost_ns
         self.spent_ns = 0
-        if called.kind > C:
+        if called.kind >= HIDDEN:
             if called.kind == HIDDEN:
                 self.edges = None
             return
@@ -157,7 +165,7 @@ class Hook:
         """Close the innermost call."""
         edge = self.edge
         span_ns = at_ns - self.lost_ns - self.begun_ns
-        if edge.kind > C:
+        if edge.kind >= HIDDEN:
             self.lost_ns += span_ns - self.spent_ns
             span_ns = self.spent_ns
         else:

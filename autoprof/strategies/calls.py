@@ -33,12 +33,15 @@ class Calls:
 
         Raises:
             Busy: another call is being followed, or another profiler is at work.
+            Nested: this is not the outermost call.
         """
+        if _is_inside_another(flight):
+            raise probes.Nested
         found: Any
         if probe.options.get("callees", True):
             found = tracer.follow(flight, probe.limit_ns)
         else:
-            found = entries.count(flight, probe.limit_ns)
+            found = entries.count(flight)
         if found is None:
             raise probes.Busy("another call is being followed")
         return found
@@ -53,6 +56,16 @@ class Calls:
         callees = found.targets_inside()
         add_callees(probe, callees)
         return {"event": ("calls", {"calls": _entries(probe, found)}, {"callees": callees})}
+
+
+def _is_inside_another(flight: Flight) -> bool:
+    """Tell whether a call of the same function is open above: one that was not drawn, or found the tool busy."""
+    frame = flight.caller
+    while frame is not None:
+        if frame.f_code is flight.code:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _entries(probe: Probe, graph: Graph) -> int:
