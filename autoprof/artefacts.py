@@ -13,16 +13,22 @@ if TYPE_CHECKING:
     from autoprof.flusher import Flusher
     from autoprof.probe import Probe
 
+_TABLES = {
+    "text": ("graph_text", "txt"),
+    "json": ("graph_json", "json"),
+    "dot": ("dot", "dot"),
+    "callgrind": ("callgrind", "callgrind"),
+    "pstats": ("pstats", "pstats"),
+}
 FORMATS = {
     "stacks": {"svg": ("svg", "svg"), "html": ("html", "html"), "json": ("speedscope", "speedscope.json")},
     "memory": {"text": ("memory_table", "txt"), "json": ("memory_json", "json")},
+    "graph": _TABLES,
+    "details": _TABLES,
+    "functions": _TABLES,
+    "counts": _TABLES,
 }
 """View → format → (module of `reports` that has `render_<view>`, suffix of the file). The first is the default."""
-
-NAMES = {"memory": "memory-{target}-{pid}"}
-"""View → file name where a rule gives no `output`, without suffix: a later call of the process replaces the file."""
-
-_NAME = "flame-{target}-{time}-{pid}"
 
 
 def deliver(
@@ -37,9 +43,11 @@ def deliver(
     from autoprof.store import Artefact
 
     format_ = probe.options.get("format") or next(iter(FORMATS[view]))
-    path = path_for(folder, probe, FORMATS[view][format_][1], view)
+    path = path_for(folder, probe, FORMATS[view][format_][1], one_file=view != "stacks")
     try:
-        size_bytes = write_atomically(path, render(view, format_, data, f"{probe.target}, one call"))
+        measured = getattr(data, "measured", 1)
+        title = f"{probe.target}, {'one call' if measured == 1 else f'{measured:,} calls'}"
+        size_bytes = write_atomically(path, render(view, format_, data, title))
     except Exception as error:
         guard.report("artefact", error)
         return None
@@ -67,13 +75,24 @@ def render(view: str, format_: str, data: Any, title: str) -> str | bytes:
     return content
 
 
-def path_for(folder: str, probe: Probe, suffix: str, view: str = "") -> str:
-    """Return where a probe's file goes: its `output` with {target} {time} {pid} filled in, else a generated name."""
+def path_for(folder: str, probe: Probe, suffix: str, one_file: bool = False) -> str:
+    """Return where a probe's file goes: its `output` with {target} {time} {pid} filled in, else a generated name.
+
+    Args:
+        one_file: the generated name is the same for all calls of the probe in this process.
+    """
     import time
+    from binascii import crc32
 
     target = "".join(each if each.isalnum() or each in "._-" else "-" for each in probe.target)[:100]
     moment = f"{time.strftime('%Y%m%d-%H%M%S')}-{clock.wall_ns() % 1_000_000_000 // 1_000_000:03d}"
-    given = probe.options.get("output") or f"{NAMES.get(view, _NAME)}.{suffix}"
+    given = probe.options.get("output")
+    if not given and one_file:
+        # The sum tells targets apart whose names only differ in what a file name can't hold.
+        mark = crc32(probe.target.encode("utf-8", "replace"))
+        return os.path.join(folder, f"{probe.strategy_name}-{target}-{mark:08x}-{os.getpid()}.{suffix}")
+    if not given:
+        return os.path.join(folder, f"flame-{target}-{moment}-{os.getpid()}.{suffix}")
     for name, value in (("target", target), ("time", moment), ("pid", str(os.getpid()))):
         given = given.replace("{" + name + "}", value)
     return os.path.join(folder, given)

@@ -12,7 +12,7 @@ from _functools import partial  # type: ignore[import-not-found]
 from _thread import get_ident, interrupt_main, start_new_thread
 from sys import _getframe, getprofile, gettrace, modules
 
-from autoprof import flight, gate, guard, telling
+from autoprof import arbiter, flight, gate, guard, telling
 from autoprof.clock import monotonic_ns
 from autoprof.declining import decline, has_gate, overtaken
 from autoprof.flight import Flight, afloat, drop, push
@@ -68,7 +68,8 @@ def other_profiler(gate_: Gate) -> bool:
     tracer = gettrace()
     if tracer is not None and not (measure_under_coverage and type(tracer).__module__.startswith(_COVERAGE)):
         return True
-    if getprofile() is not None:
+    profiler = getprofile()
+    if profiler is not None and not arbiter.is_waiting(profiler):
         return True
     if _get_tool is not None:
         return _get_tool(0) is not None or _get_tool(2) is not None
@@ -199,7 +200,7 @@ def _why_not(gate_: Gate, probes: tuple[Probe, ...], ident: int) -> str | None:
     if stack is not None and len(stack) >= DEPTH_IN_FLIGHT:
         return "nested"
     if other_profiler(gate_):
-        return "other_profiler"
+        return "busy" if arbiter.is_ours(getprofile()) else "other_profiler"
     return None
 
 
@@ -230,8 +231,8 @@ def _start(call: Flight, probes: tuple[Probe, ...], ident: int) -> bool:
             states = states or []
             try:
                 states.append((each, each.strategy.start(each, call)))
-            except Busy:
-                each.skip("busy")
+            except Busy as busy:
+                each.skip(busy.reason)
                 if len(probes) == 1:
                     return False
     call.states = states

@@ -42,7 +42,19 @@ REASONS = ("nested", "busy", "other_profiler", "paused", "error")
 
 
 class Busy(Exception):
-    """The strategy can measure only so many calls at once, and does already."""
+    """The strategy can measure only so many calls at once, and does already.
+
+    Attributes:
+        reason: what the call is counted as, one of REASONS.
+    """
+
+    reason = "busy"
+
+
+class Nested(Busy):
+    """The call is made inside another of the same function, and the strategy wants the outermost only."""
+
+    reason = "nested"
 
 
 class Probe:

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     Deliver = Callable[[Probe, Any, int, str], "str | None"]
 
 HOMES = {
+    "call_graph": ("call_graph", "CallGraph"),
+    "cprof": ("call_graph", "Cprof"),
+    "eprof": ("call_graph", "Eprof"),
     "flame_graph": ("flame_graph", "FlameGraph"),
+    "fprof": ("call_graph", "Fprof"),
     "memory": ("memory", "Memory"),
+    "profile_calls": ("calls", "Calls"),
     "profile_memory": ("profile_memory", "ProfileMemory"),
 }
 """Strategy, or policy with one of its own → (module of this folder, class). `sample` is the flight recorder."""

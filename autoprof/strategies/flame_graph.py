@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from _thread import allocate_lock
 
+from autoprof import arbiter
 from autoprof import probe as probes
 
 TYPE_CHECKING = False
@@ -45,7 +46,7 @@ class FlameGraph:
         """
         if flight.gate.generator_like:
             raise probes.Busy("not for coroutines and generators yet")
-        if not self._running.acquire(False):
+        if arbiter.holder is not None or not self._running.acquire(False):
             raise probes.Busy("another call is being followed")
         profiler = None
         try:

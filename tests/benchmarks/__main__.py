@@ -6,10 +6,17 @@ import argparse
 import platform
 import sys
 
-from tests.benchmarks import calls, memory, rewriting, sampler, startup
+from tests.benchmarks import calls, memory, rewriting, sampler, startup, tracing
 from tests.benchmarks.measure import Figure
 
-_ALL = {"calls": calls, "memory": memory, "rewriting": rewriting, "sampler": sampler, "startup": startup}
+_ALL = {
+    "calls": calls,
+    "memory": memory,
+    "rewriting": rewriting,
+    "sampler": sampler,
+    "startup": startup,
+    "tracing": tracing,
+}
 
 
 def main() -> int:

@@ -1,0 +1,100 @@
+"""Who may follow calls deterministically: one tool of ours in the process at a time, and none beside another profiler.
+
+Tools that hook every call (`sys.setprofile`, pyinstrument, cProfile) steal each other's hook or mix each other's frames.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _thread import allocate_lock
+from sys import getprofile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol
+
+    class Tool(Protocol):
+        """What follows calls.
+
+        Attributes:
+            hook: what `sys.getprofile()` returns in the followed thread; None before there is one.
+            measuring: False while the hook has nothing to follow: the coroutine is suspended.
+        """
+
+        hook: Any
+
+        @property
+        def measuring(self) -> bool: ...
+
+        def abandon(self) -> None:
+            """Take the hook off in a forked child."""
+
+
+_possession = allocate_lock()
+_prepared = False
+holder: Tool | None = None
+"""The tool in possession; read without a lock."""
+
+_get_tool: Callable[[int], str | None] | None = getattr(getattr(sys, "monitoring", None), "get_tool", None)
+_DEBUGGER_ID, _PROFILER_ID = 0, 2
+
+
+def acquire(tool: Tool) -> bool:
+    """Take possession for a tool; False when one is at work, ours or another profiler on this thread or process."""
+    global holder
+    if not _possession.acquire(False):
+        return False
+    if another_profiler():
+        _possession.release()
+        return False
+    if not _prepared:
+        _prepare()
+    holder = tool
+    return True
+
+
+def release(tool: Tool) -> None:
+    """Give possession back; does nothing for a tool that does not have it."""
+    global holder
+    if holder is tool:
+        holder = None
+        _possession.release()
+
+
+def another_profiler() -> bool:
+    """Tell whether a hook is on this thread, or a tool under the ids that `sys.monitoring` keeps for profilers."""
+    if getprofile() is not None:
+        return True
+    return _get_tool is not None and (
+        _get_tool(_DEBUGGER_ID) is not None or _get_tool(_PROFILER_ID) is not None
+    )
+
+
+def is_ours(profiler: object) -> bool:
+    """Tell whether what `sys.getprofile()` returned is the hook of the tool in possession."""
+    tool = holder
+    return tool is not None and tool.hook is profiler
+
+
+def is_waiting(profiler: object) -> bool:
+    """Tell whether a hook is ours and has nothing to follow now: then a call may be measured beside it."""
+    tool = holder
+    return tool is not None and tool.hook is profiler and not tool.measuring
+
+
+def _prepare() -> None:
+    global _prepared
+    _prepared = True
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=forget)
+
+
+def forget() -> None:
+    """Start clean in a forked child: what was followed is the parent's call."""
+    global holder, _possession
+    tool, holder = holder, None
+    _possession = allocate_lock()
+    if tool is not None:
+        tool.abandon()
