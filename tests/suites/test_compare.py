@@ -171,7 +171,7 @@ def test_a_cell_is_judged() -> None:
     assert not bad.ok
     assert "| 1,000 |" in table([bad]) and "| all" in table([bad, bad])
     assert details([bad]) == (
-        "s 3.12.1 profile: DIFFERENT: t: passed -> missing\ns 3.12.1: SHARE under 98%: "
+        "s 3.12.1 profile: DIFFERENT: t: passed -> missing\ns 3.12.1 profile: SHARE under 98%: "
         "skipped by busy 21, nested 79\n"
     )
 
