@@ -146,7 +146,6 @@ def test_no_stacks_is_no_data(form: str) -> None:
         (["report", "--sinc", "1h"], 2, "unrecognized arguments: --sinc"),
         (["report", "--format"], 2, "argument --format: expected one argument"),
         (["top"], 2, "autoprof: 'top' is not built yet"),
-        (["compare", "a", "b"], 2, "autoprof: 'compare' is not built yet"),
         (["diff", "a", "b"], 2, "autoprof: 'diff' is not built yet"),
         (["schema"], 2, "autoprof: 'schema' is not built yet"),
         ([], 2, "no command given"),
