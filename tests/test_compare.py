@@ -310,7 +310,7 @@ def test_no_data_and_damaged_stores(
 
 
 def test_a_damaged_store_beside_a_good_one_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "autoprof-1-other.db").write_bytes(b"garbage " * 100)
+    (folder / "autoprof-1.other.db").write_bytes(b"garbage " * 100)
     status, out, err = compare(capsys, V1, V2, "data")
     assert (status, out[:7]) == (0, "faster:")
-    assert "not an SQLite file" in err or err == ""
+    assert err == "autoprof: 'data/autoprof-1.other.db' is not an SQLite file\n"
