@@ -100,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("file", metavar="FILE")
     explain.add_argument("target", metavar="TARGET", help="module:qualname")
     explain.add_argument("--env", metavar="E", help="the environment to explain it for")
+    explain.add_argument(
+        "--data", metavar="DIR", help="output folder with the last run (the policy's by default)"
+    )
     plan = add("plan", _plan, "list what a policy file would instrument in modules, from their source")
     plan.add_argument("file", metavar="FILE")
     plan.add_argument("modules", metavar="MODULE", nargs="+")
@@ -180,7 +183,11 @@ def _explain(options: argparse.Namespace) -> int:
     from autoprof import explain
 
     env_name = options.env or os.environ.get("AUTOPROF_ENV")
-    return _answer(explain.explain_lines(options.file, options.target, env=os.environ, env_name=env_name))
+    return _answer(
+        explain.explain_lines(
+            options.file, options.target, env=os.environ, env_name=env_name, folder=options.data
+        )
+    )
 
 
 def _plan(options: argparse.Namespace) -> int:
