@@ -108,12 +108,13 @@ def _too_few(row: ProbeRow, options: Options) -> list[str]:
 def _not_there(data: ReportData, target: str, kind: str) -> str:
     """Say why the last run has no counts of a function."""
     module = target.partition(":")[0]
-    for state in data.states:
+    states = [state for state in data.states if state.strategy]  # the others are rules that matched nothing
+    for state in states:
         if state.target == target and state.policy == kind:
             if state.state == "installed":
                 return "installed, and not called"
             return f"{printable(state.state)}: {printable(state.reason)}"
-    known = [*(row.target for row in data.probes), *(state.target for state in data.states)]
+    known = [*(row.target for row in data.probes), *(state.target for state in states)]
     if any(name.startswith(f"{module}:") for name in known):
         return (
             f"not installed, though {module} was imported: the function is made while running, the code or the "
@@ -160,10 +161,10 @@ class Cost:
 
     __slots__ = ("gate_ns", "row", "share")
 
-    def __init__(self, row: ProbeRow, lived_ns: int) -> None:
+    def __init__(self, row: ProbeRow, lived: int) -> None:
         self.row = row
         self.gate_ns = row.calls * GATE_NS
-        self.share = self.total_ns / max(lived_ns, 1)
+        self.share = self.total_ns / max(lived, 1)
 
     @property
     def total_ns(self) -> int:
@@ -171,19 +172,27 @@ class Cost:
         return self.row.overhead_ns + self.gate_ns
 
 
+def lived_ns(data: ReportData) -> int:
+    """Return how long the processes of a run have lived, added up."""
+    return sum(max((row.ended_ns or row.last_ns) - row.started_ns, 0) for row in data.processes)
+
+
 def costs(data: ReportData) -> list[Cost]:
     """Return what each row has cost, the costliest first."""
-    lived_ns = sum(max((row.ended_ns or row.last_ns) - row.started_ns, 0) for row in data.processes)
-    return sorted(
-        (Cost(row, lived_ns) for row in data.probes), key=lambda cost: (-cost.total_ns, cost.row.key)
-    )
+    lived = lived_ns(data)
+    return sorted((Cost(row, lived) for row in data.probes), key=lambda cost: (-cost.total_ns, cost.row.key))
 
 
 def cost_lines(data: ReportData, policy: Policy | None) -> list[str]:
     """Name the costliest probes of a run and, where they cost something worth curing, the edit that cures each."""
     found = costs(data)
     budget = (policy.budget if policy else None) or _DEFAULT_BUDGET
-    total = sum(cost.share for cost in found)
+    # The processes' own figure holds the opened gates, and the sampler and the writer, which serve all probes.
+    shared_ns = max(
+        sum(row.overhead_ns for row in data.processes) - sum(row.overhead_ns for row in data.probes), 0
+    )
+    shared = shared_ns / max(lived_ns(data), 1)
+    total = shared + sum(cost.share for cost in found)
     lines = [f"{_share(total)} of the time of the last run; {format_share(budget)} is the budget"]
     worth = [cost for cost in found if cost.share >= budget * _WORTH_CURING]
     allowed = budget / max(len(worth), 1)
@@ -191,6 +200,7 @@ def cost_lines(data: ReportData, policy: Policy | None) -> list[str]:
         name = f"{printable(cost.row.target)} [{printable(cost.row.policy)}, {printable(cost.row.rule)}]"
         about = f"{_share(cost.share)} {name}: {format_duration(cost.total_ns)} for {cost.row.calls:,} calls"
         lines.append(f"{about}; to lower it: {cure(cost, allowed)}" if cost in worth else about)
+    lines.append(f"{_share(shared)} the sampler and the writer: {format_duration(shared_ns)}")
     return lines
 
 
@@ -198,9 +208,10 @@ def cure(cost: Cost, allowed: float) -> str:
     """Return the edit after which a probe costs about `allowed` of the run's time."""
     row = cost.row
     name = printable(row.target)
-    if 2 * cost.gate_ns > cost.total_ns:
+    room = allowed - cost.share * cost.gate_ns / max(cost.total_ns, 1)  # the gate stays, whatever the rate
+    if 2 * cost.gate_ns > cost.total_ns or room <= 0:
         return f"except: {name} (or a narrower glob): so many calls of so small a function cost by the gate alone"
-    aim = min(allowed / cost.share, 0.5) if cost.share else 0.5
+    aim = min(room / cost.share, 0.5)
     opened = row.profiled + row.skipped + row.discarded
     if row.strategy == "flame_graph" and row.profiled:
         per_profile_ns = row.overhead_ns / row.profiled

@@ -39,7 +39,9 @@ class Decorator:
             try:
                 self.options = schema.options_for(kind, **given)
             except OptionError as problem:
-                self.problem = str(problem)
+                self.problem = f"OptionError: {problem}"
+            except TypeError as problem:  # a keyword that is no name, or that of our own parameter
+                self.problem = f"TypeError: {problem}"
 
 
 def decorators(module: str, spec: ModuleSpec, qualname: str) -> list[Decorator]:
@@ -140,7 +142,8 @@ def _keywords(kind: str, calls: list[ast.Call]) -> tuple[dict[str, object], list
             pairs.append(("threshold", call.args[0]))
         for name, value in pairs:
             try:
-                given[name] = ast.literal_eval(value)
+                constant = ast.literal_eval(value)
+                given |= constant if name == "**" else {name: constant}
             except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
                 unknown.append(name)
     return given, unknown

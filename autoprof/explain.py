@@ -120,7 +120,7 @@ def _why_off(one: Decorator, policy: Policy, decision: Decision, env: Mapping[st
     if env.get("AUTOPROF_ENABLED", "").strip().lower() in ("0", "false", "no", "off"):
         return "AUTOPROF_ENABLED switches all of them off"
     if one.problem:
-        return f"it raises OptionError: {printable(one.problem)}"
+        return f"it raises {printable(one.problem)}"
     for grant in decision.grants:
         if grant.kind == one.kind:
             return f"{grant.rule.label} (line {grant.rule.line}) gives {one.kind} too, and a rule wins over a decorator"
