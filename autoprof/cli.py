@@ -28,7 +28,6 @@ _OF_STACKS = frozenset({"speedscope", "collapsed", "svg"})
 _LATER = {
     "top": "live view",
     "diff": "difference of two profiles",
-    "schema": "JSON schema of the policy file",
 }
 
 
@@ -112,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(add("report", _report, "report what was measured"))
     _add_compare(add("compare", _compare, "say whether function B is faster than function A"))
     add("doctor", _doctor, "say whether and how autoprof works here")
+    add("schema", _schema, "print the JSON schema of the policy file, for editors")
     for name, what in _LATER.items():
         add(name, _later(name), f"{what} (not built yet)").add_argument("rest", nargs="*")
     return parser
@@ -204,6 +204,15 @@ def _answer(answer: tuple[int, list[str], list[str]]) -> int:
     if out:
         to_stdout("".join(f"{line}\n" for line in out))
     return status
+
+
+def _schema(_: argparse.Namespace) -> int:
+    import json
+
+    from autoprof import json_schema
+
+    to_stdout(json.dumps(json_schema.document(), indent=1) + "\n")
+    return DONE
 
 
 def _doctor(_: argparse.Namespace) -> int:

@@ -147,7 +147,7 @@ def test_no_stacks_is_no_data(form: str) -> None:
         (["report", "--format"], 2, "argument --format: expected one argument"),
         (["top"], 2, "autoprof: 'top' is not built yet"),
         (["diff", "a", "b"], 2, "autoprof: 'diff' is not built yet"),
-        (["schema"], 2, "autoprof: 'schema' is not built yet"),
+        (["schema", "x"], 2, "unrecognized arguments: x"),
         ([], 2, "no command given"),
         (["nonsense"], 2, "invalid choice: 'nonsense'"),
         (["check"], 2, "the following arguments are required: FILE"),
