@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 
 FORMATS = {
     "stacks": {"svg": ("svg", "svg"), "html": ("html", "html"), "json": ("speedscope", "speedscope.json")},
+    "memory": {"text": ("memory_table", "txt"), "json": ("memory_json", "json")},
 }
 """View → format → (module of `reports` that has `render_<view>`, suffix of the file). The first is the default."""
+
+NAMES = {"memory": "memory-{target}-{pid}"}
+"""View → file name where a rule gives no `output`, without suffix: a later call of the process replaces the file."""
+
+_NAME = "flame-{target}-{time}-{pid}"
 
 
 def deliver(
@@ -31,25 +37,24 @@ def deliver(
     from autoprof.store import Artefact
 
     format_ = probe.options.get("format") or next(iter(FORMATS[view]))
-    path = path_for(folder, probe, FORMATS[view][format_][1])
+    path = path_for(folder, probe, FORMATS[view][format_][1], view)
     try:
         size_bytes = write_atomically(path, render(view, format_, data, f"{probe.target}, one call"))
     except Exception as error:
         guard.report("artefact", error)
         return None
-    flusher.artefacts.append(
-        Artefact(
-            probe.target,
-            probe.rule,
-            probe.policy,
-            probe.strategy_name,
-            os.path.relpath(path, folder) if path.startswith(folder + os.sep) else path,
-            format_,
-            clock.wall_ns(),
-            duration_ns=duration_ns,
-            size_bytes=size_bytes,
-        )
+    announced = Artefact(
+        probe.target,
+        probe.rule,
+        probe.policy,
+        probe.strategy_name,
+        os.path.relpath(path, folder) if path.startswith(folder + os.sep) else path,
+        format_,
+        clock.wall_ns(),
+        duration_ns=duration_ns,
+        size_bytes=size_bytes,
     )
+    flusher.artefacts.append(announced)
     return path
 
 
@@ -62,15 +67,13 @@ def render(view: str, format_: str, data: Any, title: str) -> str | bytes:
     return content
 
 
-def path_for(folder: str, probe: Probe, suffix: str) -> str:
+def path_for(folder: str, probe: Probe, suffix: str, view: str = "") -> str:
     """Return where a probe's file goes: its `output` with {target} {time} {pid} filled in, else a generated name."""
     import time
 
     target = "".join(each if each.isalnum() or each in "._-" else "-" for each in probe.target)[:100]
     moment = f"{time.strftime('%Y%m%d-%H%M%S')}-{clock.wall_ns() % 1_000_000_000 // 1_000_000:03d}"
-    given = probe.options.get("output")
-    if not given:
-        return os.path.join(folder, f"flame-{target}-{moment}-{os.getpid()}.{suffix}")
+    given = probe.options.get("output") or f"{NAMES.get(view, _NAME)}.{suffix}"
     for name, value in (("target", target), ("time", moment), ("pid", str(os.getpid()))):
         given = given.replace("{" + name + "}", value)
     return os.path.join(folder, given)

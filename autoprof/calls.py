@@ -14,9 +14,11 @@ from sys import _getframe, getprofile, gettrace, modules
 
 from autoprof import flight, gate, guard, telling
 from autoprof.clock import monotonic_ns
+from autoprof.declining import decline, has_gate, overtaken
 from autoprof.flight import Flight, afloat, drop, push
-from autoprof.probe import Busy, close_for, combined_rate, retune
-from autoprof.sampler import frame_of, recorder
+from autoprof.frames import frame_of
+from autoprof.probe import IF_SLOW, Busy, close_for, combined_rate, retune
+from autoprof.sampler import recorder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,27 +39,27 @@ measure_under_coverage = False
 _get_tool: Callable[[int], str | None] | None = getattr(getattr(sys, "monitoring", None), "get_tool", None)
 
 
-def _chosen(probes: tuple[Probe, ...]) -> tuple[Probe, ...]:
+def _chosen(gate_: Gate, probes: tuple[Probe, ...]) -> tuple[Probe, ...]:
     """Draw which of several probes want this call, given that at least one does.
 
     Each call is a Bernoulli trial per probe; the gate opens at the combined rate, so the draw is conditional.
     """
     wanted: list[Probe] = []
     for index, each in enumerate(probes):
-        rate = each.current_rate
+        rate = each.rate_at(gate_)
         if not rate:
             continue
         if not wanted:
             none_wants = 1.0
             for other in probes[index:]:
-                none_wants *= 1.0 - other.current_rate
+                none_wants *= 1.0 - other.rate_at(gate_)
             rate = rate / (1.0 - none_wants)
         if rate >= 1.0 or gate._random.random() < rate:
             wanted.append(each)
     return tuple(wanted)
 
 
-def _other_profiler(gate_: Gate) -> bool:
+def other_profiler(gate_: Gate) -> bool:
     """Tell whether somebody else's tracer or profiler is at work here; ours would show up in its results.
 
     Coverage's `sys.monitoring` core is unharmed by an open gate and does not count. Its C tracer is not: an exception
@@ -84,10 +86,9 @@ def _code_to_run(gate_: Gate) -> Any:
     if owner is None or owner.__code__ is code:
         return code
     replaced = owner.__code__
-    for each in replaced.co_consts:
-        if each is gate_:
-            gate_.code = weakref.ref(replaced)
-            return replaced
+    if has_gate(replaced, gate_):
+        gate_.code = weakref.ref(replaced)
+        return replaced
     return None
 
 
@@ -100,7 +101,7 @@ def first(gate_: Gate) -> Flight | None:
         on_first_call(gate_)
         retune(gate_)
         if next(gate_.ticks, False):
-            return None
+            return overtaken(gate_)
     except (RecursionError, MemoryError):
         gate_.begin = first
         raise
@@ -125,32 +126,29 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
     """
     entered_ns = monotonic_ns()
     if next(gate_.ticks, False):
-        return None  # another thread found the gate open too and was faster
+        return overtaken(gate_)
     ident = get_ident()
     probes = gate_.probes
     call: Flight | None = None
     try:
         if len(probes) != 1:
-            probes = _chosen(probes)
+            probes = _chosen(gate_, probes)
         reason = _why_not(gate_, probes, ident)
         code = _code_to_run(gate_) if reason is None else None
         if code is None:
             for each in probes:
                 each.skip(reason or "error")
-            gate_.arm(0)
-            return None
+            return decline(gate_)
         call = _take_off(gate_, code, probes, ident, entered_ns, depth)
         if call is None:
-            gate_.arm(0)
-            return None
+            return decline(gate_)
         started_ns = call.started_ns = monotonic_ns()
         probes[0].overhead_ns += started_ns - entered_ns
     except BaseException as error:
         _ground(ident, gate_, probes)
         if isinstance(error, (RecursionError, MemoryError)) or not isinstance(error, Exception):
             raise
-        _begin_failed(gate_, probes, error)
-        return None
+        return _begin_failed(gate_, probes, error)
     if not gate_.arm(1):
         gate_.used -= 1  # the inner call takes a tick of its own
     return call
@@ -167,7 +165,12 @@ def _take_off(
     call.entered_ns = call.started_ns = entered_ns
     call.generation = flight.generation
     call.function = call.living = call.watches = call.states = call.result = None
+    call.returned = flight.UNKNOWN
     call.samples = 0
+    call.stacks = None
+    for each in probes:
+        if each.threshold_ns is not None and each.sampled:
+            call.stacks = {}
     call.done = False
     call.limit_ns = probes[0].limit_ns
     try:
@@ -195,7 +198,7 @@ def _why_not(gate_: Gate, probes: tuple[Probe, ...], ident: int) -> str | None:
     stack = flight.in_flight.get(ident)
     if stack is not None and len(stack) >= DEPTH_IN_FLIGHT:
         return "nested"
-    if _other_profiler(gate_):
+    if other_profiler(gate_):
         return "other_profiler"
     return None
 
@@ -216,13 +219,13 @@ def _really_busy(probe: Probe, ident: int) -> bool:
 def _start(call: Flight, probes: tuple[Probe, ...], ident: int) -> bool:
     """Tell receivers and strategies that the call begins; False when a strategy can't measure it now."""
     for each in probes:
-        if each.every_ns:
+        if each.every_ns and each.policy != IF_SLOW:
             close_for(each, each.every_ns)
     if "blinker" in modules:
         telling.send_start(call)
     states: list[Any] | None = None
     for each in probes:
-        if each.strategy is not None:
+        if each.strategy is not None and _wants_profile(call.gate, each):
             call.started_ns = call.entered_ns
             states = states or []
             try:
@@ -241,21 +244,33 @@ def _start(call: Flight, probes: tuple[Probe, ...], ident: int) -> bool:
     return True
 
 
-def _begin_failed(gate_: Gate, probes: tuple[Probe, ...], error: Exception) -> None:
+def _wants_profile(gate_: Gate, probe: Probe) -> bool:
+    """Tell whether this call is one of the share whose slow ones are kept; only asked where every call is timed."""
+    if probe.policy != IF_SLOW or gate_.timed:
+        return True
+    return gate._random.random() < probe.keeps
+
+
+def _begin_failed(gate_: Gate, probes: tuple[Probe, ...], error: Exception) -> Flight | None:
     for each in probes:
         each.skip("error")
     guard.report("begin", error)
-    gate_.arm(0)
+    return decline(gate_)
 
 
 def finish(call: Flight, result: object) -> None:
     """Close a call that returned."""
     ended_ns = monotonic_ns()
     try:
-        if call.gate.generator_like and call.function is not None:
+        if call.done:
+            call.function = None
+        elif call.gate.generator_like and call.function is not None:
             _watch(call, result, ended_ns)
         else:
+            if call.states:
+                call.returned = result
             conclude(call, ended_ns, type(result).__name__, None)
+            call.returned = flight.UNKNOWN
     except Exception as error:
         guard.report("finish", error)
 
@@ -351,12 +366,33 @@ def conclude(call: Flight, ended_ns: int, result: str | None, error: BaseExcepti
     extra = _stop_strategies(call, duration_ns) if call.states else {}
     for each in call.probes:
         if each.threshold_ns is not None and duration_ns < each.threshold_ns:
-            each.discarded += 1
+            if each.policy != IF_SLOW or each in extra:
+                each.discarded += 1
+            if each.policy == IF_SLOW and not call.gate.timed:
+                each.total_ns += duration_ns
             continue
-        each.record(duration_ns)
+        kept = each.policy != IF_SLOW or slow_is_kept(call, each, duration_ns, each in extra)
+        if kept:
+            each.profiled += 1
+        if each.policy != IF_SLOW:
+            each.note(duration_ns)
+        if call.stacks and kept:
+            recorder.keep(each, call.stacks)
         if each.emits and "blinker" in modules:
-            telling.send_end(call, each, duration_ns, result, error, extra.get(each, {}))
+            telling.send_end(call.samples, each, duration_ns, result, error, extra.get(each, {}), kept)
     call.probes[0].overhead_ns += monotonic_ns() - ended_ns
+
+
+def slow_is_kept(call: Flight, probe: Probe, duration_ns: int, measured: bool) -> bool:
+    """Count a slow call and tell whether its profile is kept.
+
+    Args:
+        measured: a strategy has run from the call's start.
+    """
+    if call.gate.timer is not probe:  # else the stopwatch has counted it
+        probe.slow += 1
+        probe.note(duration_ns)
+    return measured if probe.strategy is not None else gate._random.random() < probe.keeps
 
 
 def _stop_strategies(call: Flight, duration_ns: int) -> dict[Probe, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sys import getrefcount
+from time import perf_counter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from autoprof.gate import Gate
+
+
+UNKNOWN = object()
 
 
 class Flight:
@@ -20,7 +24,9 @@ class Flight:
         function: the inner function of a generator-like call, put here by the prologue.
         caller: the frame that made the call; tells the sampler where this call's own stack ends.
         generation: of the process (forks count up): a child does not finish its parent's measurements.
+        stacks: labels, root first → [samples, weight in nanoseconds], of a call that may yet be thrown away.
         living: the generator-like object, as a weak reference.
+        returned: what a plain function has returned, while the strategies stop; UNKNOWN at all other times.
     """
 
     __slots__ = (
@@ -37,7 +43,9 @@ class Flight:
         "lost",
         "probes",
         "result",
+        "returned",
         "samples",
+        "stacks",
         "started_ns",
         "states",
         "watches",
@@ -48,6 +56,7 @@ class Flight:
     gate: Gate
     caller: FrameType | None
     probes: tuple[Any, ...]
+    stacks: dict[tuple[str, ...], list[int]] | None
     states: Any
     ident: int
     generation: int
@@ -57,6 +66,7 @@ class Flight:
     samples: int
     living: Any
     result: str | None
+    returned: Any
     watches: Any
     done: bool
 
@@ -68,6 +78,8 @@ afloat: dict[int, Flight] = {}
 """id of the flight → coroutines, generators and async generators between their call and their end."""
 
 generation = 0
+born_s = 0.0
+"""When this process was forked, by the stopwatch's clock: what began before is the parent's."""
 
 
 def push(flight: Flight) -> None:
@@ -119,7 +131,8 @@ def drop_abandoned(ident: int) -> None:
 
 def forget_all() -> None:
     """Start clean in a forked child: the parent's calls are the parent's."""
-    global generation
+    global generation, born_s
     generation += 1
+    born_s = perf_counter()
     in_flight.clear()
     afloat.clear()

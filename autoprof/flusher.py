@@ -145,13 +145,14 @@ class Flusher:
             probe.discarded,
             probe.slow,
             probe.samples,
-            probe.total_ns,
+            probe.time_ns,
             probe.overhead_ns,
             probe.skipped,
             memory_bytes := probe.memory_delta_bytes,
         )
         durations, callees = probe.take_durations(), probe.take_callees()
-        if now == before and not durations and not callees:
+        memory_counts = probe.take_memory_counts()
+        if now == before and not durations and not callees and not memory_counts:
             return
         from autoprof.store import ProbeDelta
 
@@ -174,6 +175,7 @@ class Flusher:
             max_ns=probe.max_ns,
             memory_delta_bytes=memory_bytes if memory_bytes is None else memory_bytes - (before[8] or 0),
             callees=callees,
+            memory_counts=memory_counts,
         )
         self._unsent_probes.append(delta)
         if len(self._unsent_probes) > 2 * len(self.active) + 100:
@@ -196,6 +198,7 @@ class Flusher:
             for (probe, stack), (samples, weight_ns) in self._unsent_stacks.items()
         ]
         artefacts = list(self.artefacts)
+        latest = list({each.path: each for each in artefacts}.values())  # a file may have replaced another
         dropped, overhead_ns = self.dropped, recorder.busy_ns + self.busy_ns
         overhead_ns += sum(counts[6] for counts in list(self.active.values()))
         try:
@@ -204,13 +207,14 @@ class Flusher:
             self._writer.write(
                 self._unsent_probes,
                 stacks,
-                artefacts,
+                latest,
                 dropped=dropped - self._dropped_sent,
                 overhead_ns=overhead_ns - self._overhead_sent_ns,
                 now_ns=clock.wall_ns(),
                 states=self.states(),
             )
         except (StoreError, OSError) as error:
+            self.artefacts[: len(artefacts)] = latest
             self._retry_ns = clock.monotonic_ns() + int(RETRY_S * 1e9)
             if self.last_error is None:
                 guard.warn(f"measurements stay in memory for now: {error}")
@@ -253,7 +257,7 @@ def merged(deltas: list[Any]) -> list[Any]:
         first.max_ns = max(first.max_ns, each.max_ns)
         if each.memory_delta_bytes is not None:
             first.memory_delta_bytes = (first.memory_delta_bytes or 0) + each.memory_delta_bytes
-        for name in ("skipped", "durations", "callees"):
+        for name in ("skipped", "durations", "callees", "memory_counts"):
             both = dict(getattr(first, name))
             for index, count in getattr(each, name).items():
                 both[index] = both.get(index, 0) + count
@@ -277,6 +281,7 @@ def close_with_multiprocessing(flusher: Flusher) -> None:
 
 
 def _memory_is_traced() -> bool:
+    # Only by the application: while `autoprof.allocations` traces one call of its own, this says no.
     tracemalloc = sys.modules.get("tracemalloc")
     return tracemalloc is not None and bool(tracemalloc.is_tracing())
 

@@ -15,8 +15,9 @@ import os
 import sys
 from _random import Random
 from itertools import repeat, starmap
-from math import log, log1p
+from math import inf, log, log1p
 from operator import length_hint
+from time import perf_counter
 from types import FunctionType, MethodType
 
 TYPE_CHECKING = False
@@ -115,6 +116,9 @@ class Gate:
     watch: Iterator[bool] = map(_TRACERS.__contains__, map(type, starmap(sys.gettrace, repeat(()))))
     """True while a debugger or another tracer written in Python is at work: asked in C, which it can't see."""
 
+    timed = False
+    timer: Any = None
+
     caught: tuple[type[BaseException], ...]
     owner: ref[Any] | None
 
@@ -203,9 +207,61 @@ class Gate:
         self.swap(repeat(True, gap), gap)
 
 
+CLOCK: Iterator[float] = starmap(perf_counter, repeat(()))
+"""Seconds of the clock that durations are measured with, one a step; read in C, unseen by tracers."""
+
+
+class TimedGate(Gate):
+    """A gate whose function times each of its calls: see `rewrite.stopwatch`.
+
+    Attributes:
+        clock: CLOCK, or EXHAUSTED: nothing is timed.
+        threshold: seconds; `slow` and `slow_raised` hear of calls that took at least as long.
+        total: seconds that all timed calls took together.
+        unseen: counts down the slow calls that ran under a tracer.
+        timer: the probe that wants to know.
+    """
+
+    __slots__ = ("clock", "slow", "slow_raised", "threshold", "timer", "total", "unseen")
+
+    timed = True
+
+    def __init__(
+        self,
+        begin: Callable[[Gate], Any],
+        finish: Callable[[Any, Any], Any],
+        unwind: Callable[[Any, BaseException], Any],
+        slow: Callable[[TimedGate, float, float, Any], None],
+        slow_raised: Callable[[TimedGate, float, float, BaseException], None],
+    ) -> None:
+        super().__init__(begin, finish, unwind)
+        self.clock: Iterator[float] = CLOCK
+        self.threshold = inf
+        self.total = 0.0
+        self.slow = slow
+        self.slow_raised = slow_raised
+        self.unseen: Iterator[bool] = repeat(True, FOREVER)
+        self.timer: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make, arguments, state = super().__reduce__()
+        attributes = {**state[3], "clock": EXHAUSTED, "threshold": inf, "total": 0.0}
+        return make, arguments, (*state[:3], attributes)
+
+    def time_for(self, probe: Any) -> None:
+        """Have a probe told of the calls that are slower than its threshold."""
+        self.timer = probe
+        self.threshold = probe.threshold_ns / 1e9
+
+    def close(self) -> None:
+        """Let every call through unmeasured and untimed; calls stay counted."""
+        self.clock = EXHAUSTED
+        super().close()
+
+
 def gate_of(code: CodeType) -> Gate | None:
     """Return the gate in front of a code object; None when there is none."""
     for const in reversed(code.co_consts):
-        if type(const) is Gate:
+        if isinstance(const, Gate):
             return const
     return None

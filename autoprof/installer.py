@@ -5,9 +5,9 @@ from __future__ import annotations
 import weakref
 from types import CodeType, FunctionType
 
-from autoprof import calls, guard, marking, strategies
-from autoprof.gate import Gate
-from autoprof.probe import Probe
+from autoprof import calls, guard, marking, stopwatch, strategies
+from autoprof.gate import Gate, TimedGate
+from autoprof.probe import IF_SLOW, Probe
 from autoprof.rewrite import backend as backends
 from autoprof.rewrite.prologue import CO_GENERATOR_LIKE
 from autoprof.rewrite.splice import Unspliceable, splice
@@ -71,7 +71,7 @@ class Installer:
         granted = self.probes_for(decision)
         if not granted:
             return None
-        gate = self.new_gate(original, module, qualname)
+        gate = self.new_gate(original, module, qualname, any(each.policy == IF_SLOW for each in granted))
         try:
             spliced = splice(code, gate)
         except Unspliceable as problem:
@@ -83,8 +83,13 @@ class Installer:
             each.add(gate)
         return spliced
 
-    def new_gate(self, code: CodeType | None, module: str, qualname: str) -> Gate:
-        gate = Gate(calls.first, calls.finish, calls.unwind)
+    def new_gate(self, code: CodeType | None, module: str, qualname: str, timed: bool = False) -> Gate:
+        """Make a gate; a timed one only where the code can hold the stopwatch."""
+        if timed and code is not None and not code.co_flags & CO_GENERATOR_LIKE:
+            begins = (calls.first, calls.finish, calls.unwind)
+            gate: Gate = TimedGate(*begins, stopwatch.slow, stopwatch.slow_raised)
+        else:
+            gate = Gate(calls.first, calls.finish, calls.unwind)
         gate.original = code
         gate.site = (module, qualname)
         gate.generator_like = bool(code is not None and code.co_flags & CO_GENERATOR_LIKE)

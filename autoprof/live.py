@@ -13,6 +13,7 @@ from types import CodeType, FunctionType
 
 from autoprof import calls, guard
 from autoprof import probe as probes
+from autoprof.declining import decline
 from autoprof.gate import gate_of
 from autoprof.rewrite.splice import Unspliceable, splice
 from autoprof.rewrite.tree import is_function, rewrite_tree
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
+    from autoprof.flight import Flight
     from autoprof.gate import Gate
     from autoprof.installer import Installer
     from autoprof.probe import Probe
@@ -100,9 +102,9 @@ def current_code(function: FunctionType) -> CodeType:
     return function.__code__
 
 
-def declines(gate: Gate) -> None:
+def declines(gate: Gate) -> Flight | None:
     """Be `begin` of a gate whose session is over: frames of its code may still be alive."""
-    gate.used += 1
+    return decline(gate)
 
 
 def forget() -> None:
@@ -128,25 +130,43 @@ def splice_function(installer: Installer, function: FunctionType, granted: Itera
     Raises:
         Unspliceable: its code has a shape that the prologue was not verified on.
     """
+    granted = list(granted)
+    timed = any(each.policy == probes.IF_SLOW for each in granted)
     code = current_code(function)
     gate = gate_of(code)
+    before = gate
+    if (
+        gate is not None
+        and timed
+        and not gate.timed
+        and not gate.generator_like
+        and gate.original is not None
+    ):
+        # The stopwatch is in the body: spliced anew, for all the probes.
+        code, gate = gate.original, None
     if gate is None:
         spliced = _recall(_spliced, code)
-        if spliced is None:
-            spliced = _splice_alone(installer, function)
+        if spliced is None or (timed and not _is_timed(spliced)):
+            spliced = _splice_alone(installer, function, code, timed)
         gate = gate_of(spliced)
         if gate is None:
             raise Unspliceable("the gate is missing from the new code")
         _copy_local_events(code, spliced)
         function.__code__ = spliced
+    if before is not None and before is not gate:
+        _put_behind(gate, before.probes)
     _put_behind(gate, granted)
     if "<locals>" not in function.__qualname__:
         gate.owner = weakref.ref(function)
 
 
-def _splice_alone(installer: Installer, function: FunctionType) -> CodeType:
-    code = function.__code__
-    gate = installer.new_gate(code, function.__module__, function.__qualname__)
+def _is_timed(code: CodeType) -> bool:
+    gate = gate_of(code)
+    return gate is not None and (gate.timed or gate.generator_like)
+
+
+def _splice_alone(installer: Installer, function: FunctionType, code: CodeType, timed: bool) -> CodeType:
+    gate = installer.new_gate(code, function.__module__, function.__qualname__, timed)
     spliced = splice(code, gate)
     gate.code = weakref.ref(spliced)
     if "<locals>" in code.co_qualname:
@@ -158,7 +178,7 @@ def _splice_alone(installer: Installer, function: FunctionType) -> CodeType:
 def _put_behind(gate: Gate, granted: Iterable[Probe]) -> None:
     added = False
     for each in granted:
-        if each not in gate.probes:
+        if gate not in each.gates:
             each.add(gate)
             added = True
     if added and gate.begin is not calls.first:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
             """Start clean in a forked child."""
 
 
+IF_SLOW = "profile_if_slow"
 REASONS = ("nested", "busy", "other_profiler", "paused", "error")
 
 
@@ -50,9 +51,11 @@ class Probe:
     Attributes:
         rate: probability that a call is measured.
         state: waiting, installed, paused, shed, disabled, failed, removed; `reason` is one sentence.
+        keeps: share of the slow calls that are kept; 1 for policies other than `profile_if_slow`.
         profiled, discarded, skipped, samples, slow: counts, as the contract defines them.
         callees: calls of each function made inside the target, since they were last taken.
         memory_delta_bytes: sum of what the measured calls did to rss; None where that is not measured.
+        memory_counts: sums of other changes of memory since they were last taken; see `store_records.ProbeDelta`.
         durations: histogram since it was last taken; its memory is bounded, whatever the rate.
         sampled: whether the flight recorder keeps stacks for it.
     """
@@ -60,6 +63,7 @@ class Probe:
     __slots__ = (
         "_declined_before",
         "_skipped",
+        "_timed_before_s",
         "artefact",
         "asynchronous",
         "busy",
@@ -71,8 +75,10 @@ class Probe:
         "emits",
         "every_ns",
         "gates",
+        "keeps",
         "limit_ns",
         "max_ns",
+        "memory_counts",
         "memory_delta_bytes",
         "options",
         "overhead_ns",
@@ -101,6 +107,7 @@ class Probe:
         self.strategy = strategy
         self.options = options
         self.rate = float(options.get("rate", 1.0))
+        self.keeps = self.rate if policy == IF_SLOW else 1.0
         self.threshold_ns: int | None = options.get("threshold_ns")
         self.limit_ns: int = options.get("duration_ns") or gate.FOREVER
         self.every_ns: int = options.get("every_ns") or 0
@@ -127,7 +134,20 @@ class Probe:
         self.durations: dict[int, int] = {}
         self.callees: dict[str, int] = {}
         self.memory_delta_bytes: int | None = None
+        self.memory_counts: dict[str, int] = {}
         self.started_calls = sum(each.calls for each in self.gates)
+        self._timed_before_s = self._timed_s
+
+    @property
+    def _timed_s(self) -> float:
+        return sum([each.total for each in self.gates if isinstance(each, gate.TimedGate)])
+
+    @property
+    def time_ns(self) -> int:
+        """What the measured calls took together; under `profile_if_slow` all calls."""
+        if self.policy != IF_SLOW:
+            return self.total_ns
+        return self.total_ns + int((self._timed_s - self._timed_before_s) * 1e9)
 
     @property
     def strategy_name(self) -> str:
@@ -139,22 +159,40 @@ class Probe:
         """Every call of the target so far, recursive ones included."""
         return sum(each.calls for each in self.gates) - self.started_calls
 
-    @property
-    def current_rate(self) -> float:
-        """The rate in force: 0 while `every` keeps the gate closed or the probe is not installed."""
-        return 0.0 if self.closed_until_ns or self.state != "installed" else self.rate
+    def rate_at(self, gate_: Gate) -> float:
+        """Return the share of calls a gate opens for: 0 while `every` keeps it closed or nothing is installed.
+
+        Every call is timed under `profile_if_slow`; without a stopwatch in the code the gate opens for each.
+        """
+        if self.closed_until_ns or self.state != "installed":
+            return 0.0
+        return 1.0 if self.policy == IF_SLOW and not gate_.timed else self.rate
 
     def add(self, gate_: Gate) -> None:
         """Put the probe behind one more gate: a setter beside the getter, a redefinition."""
         self.gates.append(gate_)
-        gate_.probes = (*gate_.probes, self)
+        timed = isinstance(gate_, gate.TimedGate) and self.policy == IF_SLOW
+        if timed:
+            gate_.time_for(self)  # type: ignore[attr-defined]
+        if not timed or self.strategy is not None:
+            gate_.probes = (*gate_.probes, self)
         self.started_calls += gate_.calls
+        if isinstance(gate_, gate.TimedGate):
+            self._timed_before_s += gate_.total
         self._declined_before += gate_.declined
 
     def record(self, duration_ns: int) -> None:
         """Keep one duration; exact under threads (single bytecodes on counters)."""
         self.profiled += 1
+        self.note(duration_ns)
+
+    def note(self, duration_ns: int) -> None:
+        """Count one duration without a profile of the call."""
         self.total_ns += duration_ns
+        self.count_duration(duration_ns)
+
+    def count_duration(self, duration_ns: int) -> None:
+        """Put one duration into the histogram."""
         if duration_ns > self.max_ns:
             self.max_ns = duration_ns
         # `histogram.bucket`, written out: at the recursion limit a call more is a level too many.
@@ -180,6 +218,11 @@ class Probe:
     def take_callees(self) -> dict[str, int]:
         """Return the counts of callees since the last time and start anew."""
         taken, self.callees = self.callees, {}
+        return taken
+
+    def take_memory_counts(self) -> dict[str, int]:
+        """Return the sums of memory changes since the last time and start anew."""
+        taken, self.memory_counts = self.memory_counts, {}
         return taken
 
     def skip(self, reason: str) -> None:
@@ -209,7 +252,7 @@ def combined_rate(gate_: Gate) -> float:
     """Return the probability that at least one of a gate's probes wants a call."""
     none_wants = 1.0
     for each in gate_.probes:
-        none_wants *= 1.0 - each.current_rate
+        none_wants *= 1.0 - each.rate_at(gate_)
     return 1.0 - none_wants
 
 

@@ -15,6 +15,8 @@ from _thread import allocate_lock
 from autoprof import clock, guard
 from autoprof.background import Background
 from autoprof.flight import Flight, afloat, drop_abandoned, in_flight
+from autoprof.frames import DEPTH_MAX, awaited, frame_label, frame_of, is_running, label_of, reservoir
+from autoprof.watching import Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,22 +24,15 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
     from typing import Any
 
-DEPTH_MAX = 128
-THREADS_A_TICK = 25
 STACKS_KEPT = 20_000
+STACKS_A_CALL = 2_000
 IDLE_AFTER_S = 0.25
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+DROWSY_AFTER_S, DROWSY = 60.0, 10
+"""After a minute without a call of a watched function the intervals are ten times as long."""
 _random = Random(int.from_bytes(os.urandom(16), "little"))
 
 Stacks = dict[tuple["Any", tuple[str, ...]], tuple[int, int]]
 """(probe, frame labels root first) → samples, weight in nanoseconds."""
-
-
-def frame_label(code: CodeType, module: object) -> str:
-    """Return `module:qualname (file:line)`; empty for our own code, which never shows in a stack."""
-    if code.co_filename.startswith(_PACKAGE):
-        return ""
-    return f"{module}:{code.co_qualname} ({code.co_filename}:{code.co_firstlineno})"
 
 
 class Sampler:
@@ -47,6 +42,8 @@ class Sampler:
         interval_ns: the shortest interval any installed probe asks for.
         dropped: samples not kept because more than STACKS_KEPT different stacks came up between two drains.
         busy_ns: what the sampler itself has used.
+        deadlines: key → (monotonic ns, what to call then), for strategies that stop before their call ends; looked at
+            while any call is in flight.
     """
 
     def __init__(self) -> None:
@@ -56,12 +53,15 @@ class Sampler:
         self.ticks = 0
         self.on_ended: Callable[[Flight, int], None] = _ignore_end
         self.on_wake: Callable[[], None] = nothing
+        self.deadlines: dict[object, tuple[int, Callable[[], None]]] = {}
         self.idle = True
         self._thread: Background | None = None
         self._table_lock = allocate_lock()
         self._counts: dict[tuple[Any, tuple[int, ...]], list[int]] = {}
         self._labels: dict[int, tuple[CodeType, str]] = {}
         self._last_ns = 0
+        self.watch = Watch()
+        self._kept: list[tuple[Any, dict[tuple[str, ...], list[int]]]] = []
 
     def wake(self) -> None:
         """Start sampling; called by a probe when `idle` is set. Starts the thread at the first call."""
@@ -85,9 +85,10 @@ class Sampler:
 
     def forget_thread(self) -> None:
         """Start clean in a forked child, where the thread does not exist."""
-        interval_ns, on_ended = self.interval_ns, self.on_ended
+        interval_ns, on_ended, watch = self.interval_ns, self.on_ended, self.watch
         self.__init__()  # type: ignore[misc]
-        self.interval_ns, self.on_ended = interval_ns, on_ended
+        self.interval_ns, self.on_ended, self.watch = interval_ns, on_ended, watch
+        watch.calls.clear()
 
     def _run(self, thread: Background) -> None:
         try:
@@ -108,39 +109,45 @@ class Sampler:
         while thread.wanted:
             interval_s = self.interval_ns / 1e9
             pause_s = interval_s * (_random.random() if first else 0.5 + _random.random())
+            if quiet_s > DROWSY_AFTER_S:
+                pause_s *= DROWSY
             first = False
             if not thread.pause(pause_s):
                 return
-            if in_flight or afloat:
+            moved = self.watch.moved()
+            if in_flight or afloat or moved:
                 quiet_s = 0.0
             else:
                 quiet_s += pause_s
-                if quiet_s >= IDLE_AFTER_S:
+                if quiet_s >= IDLE_AFTER_S and not self.watch:
                     self.idle = True
                     if not in_flight and not afloat:
                         return
                     self.idle = False
-            self.tick()
+            self.tick(moved)
 
-    def tick(self) -> None:
-        """Look once at every thread with a call in flight."""
+    def tick(self, watching: bool = False) -> None:
+        """Look once at every thread with a call in flight, or with `watching` at every thread."""
         now_ns = clock.monotonic_ns()
         weight_ns = min(now_ns - self._last_ns, 10 * self.interval_ns)
         self._last_ns = now_ns
         self.ticks += 1
-        if not in_flight and not afloat:
+        if not in_flight and not afloat and not watching:
             return
         used_ns = clock.thread_ns()
         try:
             with self._table_lock:
-                ended = self._look(now_ns, weight_ns)
+                ended = self._look(now_ns, weight_ns, watching)
             for each in ended:  # receivers run in here: never under the lock
                 self.on_ended(each, now_ns)
+            for key, (due_ns, stop) in list(self.deadlines.items()):
+                if now_ns >= due_ns and self.deadlines.pop(key, None) is not None:
+                    stop()
         except Exception as error:
             guard.report("sampler", error)
         self.busy_ns += clock.thread_ns() - used_ns
 
-    def _look(self, now_ns: int, weight_ns: int) -> list[Flight]:
+    def _look(self, now_ns: int, weight_ns: int, watching: bool) -> list[Flight]:
         """Count the stacks of the calls in flight; return the generator-like ones that have ended unseen.
 
         Frames are let go of before this returns, and it takes far less than the switch interval: a frame held while
@@ -148,7 +155,9 @@ class Sampler:
         """
         frames = sys._current_frames()
         try:
-            threads, scale = _reservoir(list(in_flight.items()))
+            if watching:
+                self.watch.look(frames, now_ns, weight_ns)
+            threads, scale = reservoir(list(in_flight.items()))
             scaled_ns = int(weight_ns * scale)
             for ident, stack in threads:
                 frame = frames.get(ident)
@@ -179,8 +188,10 @@ class Sampler:
     def _count(self, each: Flight, leaf: FrameType, ids: tuple[int, ...], weight_ns: int) -> None:
         """Add one look at a call: its code ids, leaf first; new stacks are named while their frames are at hand."""
         counts = self._counts
+        if each.stacks is not None:
+            self._count_apart(each, leaf, len(ids), weight_ns)
         for probe in each.probes:
-            if not probe.sampled:
+            if not probe.sampled or probe.threshold_ns is not None:
                 continue
             entry = counts.get((probe, ids))
             if entry is None:
@@ -194,6 +205,28 @@ class Sampler:
             entry[1] += weight_ns
             probe.samples += 1
             each.samples += 1
+
+    def _count_apart(self, each: Flight, leaf: FrameType, depth: int, weight_ns: int) -> None:
+        """Add one look at a call that a threshold may yet throw away to what the call itself keeps."""
+        labels = []
+        frame: FrameType | None = leaf
+        for _ in range(depth):
+            if frame is None:
+                break
+            labels.append(label_of(frame))
+            frame = frame.f_back
+        stack = tuple([each for each in reversed(labels) if each])
+        stacks = each.stacks
+        if stacks is not None and (stack in stacks or len(stacks) < STACKS_A_CALL):
+            sums = stacks.setdefault(stack, [0, 0])
+            sums[0] += 1
+            sums[1] += weight_ns
+            each.samples += 1
+
+    def keep(self, probe: Any, stacks: dict[tuple[str, ...], list[int]]) -> None:
+        """Have the stacks of one call stored after all."""
+        probe.samples += sum([sums[0] for sums in stacks.values()])
+        self._kept.append((probe, stacks))  # no lock: a signal handler may come in between
 
     def _name(self, leaf: FrameType, depth: int) -> bool:
         """Keep the labels of the frames from a leaf on, and their code, so that no id is used twice; any of theirs?"""
@@ -216,7 +249,7 @@ class Sampler:
     def _look_at_objects(self, frames: dict[int, FrameType], now_ns: int, weight_ns: int) -> list[Flight]:
         running: dict[int, Flight] = {}
         ended: list[Flight] = []
-        objects, scale = _reservoir(list(afloat.items()))
+        objects, scale = reservoir(list(afloat.items()))
         weight_ns = int(weight_ns * scale)
         for _, each in objects:
             living = each.living() if each.living is not None else None
@@ -225,7 +258,7 @@ class Sampler:
                 ended.append(each)
             elif now_ns - each.started_ns > each.limit_ns:
                 continue
-            elif _is_running(living):
+            elif is_running(living):
                 running[id(frame)] = each
             else:
                 self._look_at_suspended(each, living, weight_ns)
@@ -258,14 +291,14 @@ class Sampler:
                 break
             self._label(frame)
             ids.append(id(frame.f_code))
-            waiting = _awaited(waiting)
+            waiting = awaited(waiting)
             frame = frame_of(waiting)
         if leaf is not None:
             self._count(each, leaf, tuple(ids[::-1]), weight_ns)
 
     def drain(self) -> Stacks:
         """Return the stacks since the last drain and forget them."""
-        if not self._counts:
+        if not self._counts and not self._kept:
             return {}
         with self._table_lock:
             counts, self._counts = self._counts, {}
@@ -275,6 +308,11 @@ class Sampler:
             stack = tuple(label for each in reversed(ids) if (label := labels[each][1]))
             before = out.get((probe, stack), (0, 0))
             out[probe, stack] = (before[0] + samples, before[1] + weight_ns)
+        kept, self._kept = self._kept, []
+        for probe, stacks in kept:
+            for stack, sums in stacks.items():
+                before = out.get((probe, stack), (0, 0))
+                out[probe, stack] = (before[0] + sums[0], before[1] + sums[1])
         return out
 
 
@@ -284,40 +322,6 @@ def nothing() -> None:
 
 def _ignore_end(each: Flight, now_ns: int) -> None:
     """Stand in until the probes have said what to do with a call that ended unseen."""
-
-
-def _reservoir(items: list[tuple[int, Any]]) -> tuple[list[tuple[int, Any]], float]:
-    """Return at most THREADS_A_TICK items, and by how much each one's weight grows for the left-out ones."""
-    scale = max(1.0, len(items) / THREADS_A_TICK)
-    while len(items) > THREADS_A_TICK:
-        items[int(_random.random() * len(items))] = items[-1]
-        items.pop()
-    return items, scale
-
-
-def frame_of(living: Any) -> FrameType | None:
-    """Return the frame of a coroutine, generator or async generator; None when it has ended."""
-    for name in ("cr_frame", "gi_frame", "ag_frame"):
-        frame: FrameType | None = getattr(living, name, None)
-        if frame is not None:
-            return frame
-    return None
-
-
-def _is_running(living: Any) -> bool:
-    return bool(
-        getattr(living, "cr_running", False)
-        or getattr(living, "gi_running", False)
-        or (getattr(living, "ag_running", False) and getattr(living, "ag_await", None) is None)
-    )
-
-
-def _awaited(waiting: Any) -> object | None:
-    for name in ("cr_await", "gi_yieldfrom", "ag_await"):
-        found: object | None = getattr(waiting, name, None)
-        if found is not None:
-            return found
-    return None
 
 
 recorder = Sampler()

@@ -41,14 +41,15 @@ STRATEGIES = ("sample", "call_graph", "memory", "flame_graph", "fprof", "eprof",
 COSTLY_STRATEGIES = frozenset(STRATEGIES) - {"sample"}
 FLAME_FORMATS = ("svg", "html", "json")
 TABLE_FORMATS = ("text", "json", "dot", "callgrind", "pstats")
+MEMORY_FORMATS = ("text", "json")
 PROFILE_FORMATS = tuple(dict.fromkeys(FLAME_FORMATS + TABLE_FORMATS))
 REWRITES = ("auto", "splice", "decorate")
 EXPORTERS = ("log", "jsonl", "prometheus", "statsd", "otlp", "pyroscope")
 
 # Parsed and checked, but built by a later issue: named in one INFO line when a policy file uses them.
 LATER_KEYS = frozenset({"budget", "load", "reload", "exporters", "for"})
-LATER_POLICIES = frozenset({"profile_if_slow", "profile_memory", "profile_calls"})
-LATER_STRATEGIES = frozenset(STRATEGIES) - {"sample", "flame_graph"}
+LATER_POLICIES = frozenset({"profile_calls"})
+LATER_STRATEGIES = frozenset(STRATEGIES) - {"sample", "flame_graph", "memory"}
 
 
 class Option:
@@ -211,6 +212,8 @@ def describe_field(field: str, value: object) -> str:
 
 def formats_of(strategy: object) -> tuple[str, ...]:
     """Return the artefact formats that can show what a strategy measures."""
+    if strategy == "memory":
+        return MEMORY_FORMATS
     return FLAME_FORMATS if strategy in ("sample", "flame_graph") else TABLE_FORMATS
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 import weakref
 
-from autoprof import calls, events, guard, run, strategies, telling
+from autoprof import calls, events, frames, guard, run, strategies, telling
 from autoprof import flight as flights
 from autoprof import gate as gates
 from autoprof import probe as probes
@@ -147,7 +147,11 @@ class Session:
             owner = find_owner(gate)
             if owner is not None:
                 gate.owner = weakref.ref(owner)
-        for each in gate.probes:
+        if isinstance(gate, gates.TimedGate) and gate.timer is not None:
+            recorder.watch.add(gate)
+            if recorder.idle:
+                recorder.wake()
+        for each in {*gate.probes, gate.timer} - {None}:
             self.flusher.watch(each)
             if each.reason:
                 each.reason = ""
@@ -156,6 +160,7 @@ class Session:
     def _installed(self, probe: Probe) -> None:
         # Beware: whoever imports threading first is its main thread, waited for at exit: never one of ours.
         import threading  # noqa: F401
+
         interval_ns = probe.options.get("interval_ns")
         if interval_ns and probe.strategy is None:
             recorder.interval_ns = min(recorder.interval_ns, max(interval_ns, 1_000_000))
@@ -209,6 +214,9 @@ class Session:
                 live.restore(live.functions_of(lambda name: name in modules or self.installer.covers(name)))
         live.forget()
         recorder.stop()
+        recorder.watch.clear()
+        frames.forget_labels()
+        strategies.close(self.strategies.values())
         self.flusher.close()
         if telling.send_internal_error in guard.listeners:
             guard.listeners.remove(telling.send_internal_error)

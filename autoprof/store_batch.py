@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from autoprof.store_bounds import UPSERTS
-from autoprof.store_file import CALLEE, DURATION, SKIPPED
+from autoprof.store_file import CALLEE, DURATION, MEMORY, SKIPPED
 from autoprof.store_records import Artefact, ProbeDelta, ProbeState, StackDelta
 
 TYPE_CHECKING = False
@@ -92,6 +92,8 @@ class Batch:
         many(UPSERTS["counts"], map(self._counts, probes))
         many(UPSERTS["detail_counts"], [row for probe in probes for row in self._details(probe)])
         many(UPSERTS["stack_counts"], map(self._stack, stacks))
+        # A file that has replaced an earlier one is listed once.
+        many("DELETE FROM artefacts WHERE process = ? AND path = ?", map(self._place, artefacts))
         many(f"INSERT INTO artefacts VALUES (NULL{', ?' * 7})", map(self._artefact, artefacts))
         if states is not None:
             self._connection.execute("DELETE FROM probe_states WHERE process = ?", (self._process,))
@@ -110,13 +112,20 @@ class Batch:
         at = self._at(probe)
         for bucket, count in probe.durations.items():
             yield (*at, DURATION, bucket, _int(count))
-        for kind, counts in ((SKIPPED, probe.skipped), (CALLEE, probe.callees)):
+        for kind, counts in (
+            (SKIPPED, probe.skipped),
+            (CALLEE, probe.callees),
+            (MEMORY, probe.memory_counts),
+        ):
             for name, count in counts.items():
                 yield (*at, kind, self._ids.name(self._connection, name), _int(count))
 
     def _stack(self, item: StackDelta) -> tuple[int, ...]:
         node = self._ids.stack(self._connection, item.stack)
         return (*self._at(item), node, _int(item.samples), _int(item.weight_ns))
+
+    def _place(self, item: Artefact) -> tuple[int, str]:
+        return (self._process, store_text(item.path))
 
     def _artefact(self, item: Artefact) -> tuple[int | str | None, ...]:
         probe = self._ids.probe(self._connection, item)

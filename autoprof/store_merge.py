@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from autoprof.store_file import CALLEE, DURATION, SKIPPED
+from autoprof.store_file import CALLEE, DURATION, MEMORY, SKIPPED
 from autoprof.store_records import Artefact, ProbeRow, ProbeState
 from autoprof.store_tables import Names, Trie
 
@@ -110,8 +110,8 @@ class Merge:
             row = self._row(probes[probe])
             if kind == DURATION:
                 row.durations[key] = row.durations.get(key, 0) + count
-            elif kind in (SKIPPED, CALLEE):
-                into = row.skipped_by if kind == SKIPPED else row.callees
+            elif kind in (SKIPPED, CALLEE, MEMORY):
+                into = {SKIPPED: row.skipped_by, CALLEE: row.callees, MEMORY: row.memory_counts}[kind]
                 name = names.get(key, "?")
                 into[name] = into.get(name, 0) + count
 

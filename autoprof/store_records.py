@@ -36,11 +36,13 @@ class ProbeDelta:
         memory_delta_bytes: Sum of the rss changes; None when not measured.
         overhead_ns: What measuring cost.
         callees: Calls of each function made inside the target.
+        memory_counts: What calls did to memory besides rss: `blocks`, the Python blocks they left behind besides their
+            results, and `blocks_calls`, of how many calls that is known.
     """
 
     __slots__ = (
-        "callees", "calls", "discarded", "durations", "max_ns", "memory_delta_bytes", "overhead_ns", "policy",
-        "profiled", "rule", "samples", "skipped", "slow", "strategy", "target", "total_ns",
+        "callees", "calls", "discarded", "durations", "max_ns", "memory_counts", "memory_delta_bytes", "overhead_ns",
+        "policy", "profiled", "rule", "samples", "skipped", "slow", "strategy", "target", "total_ns",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +64,7 @@ class ProbeDelta:
         memory_delta_bytes: int | None = None,
         overhead_ns: int = 0,
         callees: Mapping[str, int] | None = None,
+        memory_counts: Mapping[str, int] | None = None,
     ) -> None:
         self.target, self.rule, self.policy, self.strategy = target, rule, policy, strategy
         self.calls, self.profiled, self.discarded, self.slow = calls, profiled, discarded, slow
@@ -70,6 +73,7 @@ class ProbeDelta:
         self.durations = durations or {}
         self.memory_delta_bytes, self.overhead_ns = memory_delta_bytes, overhead_ns
         self.callees = callees or {}
+        self.memory_counts = memory_counts or {}
 
 
 class StackDelta:
@@ -144,8 +148,8 @@ class ProbeRow:
     """One row of a report: a (target, policy, strategy) summed over processes."""
 
     __slots__ = (
-        "callees", "calls", "discarded", "durations", "max_ns", "memory_delta_bytes", "overhead_ns", "pids",
-        "policy", "profiled", "rules", "samples", "skipped_by", "slow", "strategy", "target", "total_ns",
+        "callees", "calls", "discarded", "durations", "max_ns", "memory_counts", "memory_delta_bytes", "overhead_ns",
+        "pids", "policy", "profiled", "rules", "samples", "skipped_by", "slow", "strategy", "target", "total_ns",
     )  # fmt: skip
 
     def __init__(self, target: str, policy: str, strategy: str) -> None:
@@ -158,6 +162,7 @@ class ProbeRow:
         self.skipped_by: dict[str, int] = {}
         self.durations: dict[int, int] = {}
         self.callees: dict[str, int] = {}
+        self.memory_counts: dict[str, int] = {}
 
     @property
     def key(self) -> Key:
@@ -181,7 +186,12 @@ class ProbeRow:
 
     @property
     def estimated_total_ns(self) -> int | None:
-        """Mean measured duration times calls; None when nothing was measured."""
+        """Mean measured duration times calls; None when nothing was measured.
+
+        `profile_if_slow` times every call, so there it is no estimate; its `durations` are those of slow calls.
+        """
+        if self.policy == "profile_if_slow":
+            return self.total_ns or None
         measured = sum(self.durations.values())
         return round(self.total_ns / measured * self.calls) if measured else None
 

@@ -35,29 +35,31 @@ def send_start(call: Flight) -> None:
 
 
 def send_end(
-    call: Flight,
+    samples: int,
     probe: Probe,
     duration_ns: int,
     result: str | None,
     error: BaseException | None,
     found: dict[str, Any],
+    kept: bool = True,
 ) -> None:
     """Send `stop` or `exception`, the policy's own event, and `complete`.
 
     Args:
+        samples: stacks that the flight recorder has of this call.
         found: what the strategy's `stop` returned.
+        kept: False for a slow call without a profile: only `slow_operation` is sent.
     """
     from autoprof import signals
 
-    if error is None:
-        if signals.stop.receivers:
-            metadata = _metadata("stop", probe)
-            metadata["result"] = result
-            signals.send("stop", probe.target, {"duration_ns": duration_ns}, metadata)
-    elif signals.exception.receivers:
-        metadata = _metadata("exception", probe)
-        metadata.update(kind=type(error).__name__, reason=error, stacktrace=_stacktrace(error))
-        signals.send("exception", probe.target, {"duration_ns": duration_ns}, metadata)
+    if kept:
+        _send_outcome(probe, duration_ns, result, error)
+    if probe.policy == "profile_if_slow" and signals.slow_operation.receivers:
+        measurements = {"duration_ns": duration_ns, "threshold_ns": probe.threshold_ns}
+        metadata = {**_metadata("slow_operation", probe), "profiled": kept}
+        signals.send("slow_operation", probe.target, measurements, metadata)
+    if not kept:
+        return
     if probe.policy == "profile_production" and signals.production.receivers:
         metadata = _metadata("production", probe)
         signals.send("production", probe.target, {"duration_ns": duration_ns}, metadata)
@@ -71,9 +73,23 @@ def send_end(
         measurements = {
             "duration_ns": duration_ns,
             "memory_delta": found.get("memory_delta"),
-            "samples": found.get("samples", call.samples if probe.sampled else None),
+            "samples": found.get("samples", samples if probe.sampled else None),
         }
         signals.send("complete", probe.target, measurements, metadata)
+
+
+def _send_outcome(probe: Probe, duration_ns: int, result: str | None, error: BaseException | None) -> None:
+    from autoprof import signals
+
+    if error is None:
+        if signals.stop.receivers:
+            metadata = _metadata("stop", probe)
+            metadata["result"] = result
+            signals.send("stop", probe.target, {"duration_ns": duration_ns}, metadata)
+    elif signals.exception.receivers:
+        metadata = _metadata("exception", probe)
+        metadata.update(kind=type(error).__name__, reason=error, stacktrace=_stacktrace(error))
+        signals.send("exception", probe.target, {"duration_ns": duration_ns}, metadata)
 
 
 def _stacktrace(error: BaseException) -> list[tuple[str, int, str]]:

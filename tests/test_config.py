@@ -582,7 +582,7 @@ def test_a_hostile_file_gives_a_message_and_soon(name: str) -> None:
     else:
         lines = []
     took_s = time.process_time() - started
-    assert took_s < 1
+    assert took_s < 10  # processor time; what these files are made for is minutes, or for ever
     assert lines or name == "many newlines"
     assert len(lines) <= 101
     for line in lines:

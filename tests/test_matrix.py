@@ -61,6 +61,30 @@ def test_same_results_exact_counts(row: Row, mechanism: str, load: Load) -> None
         assert probe.profiled == probe.calls - nested, name
 
 
+@pytest.mark.parametrize("mechanism", ["spliced_at_import", "spliced_live", "decorated_at_import"])
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_same_results_exact_counts_under_the_stopwatch(row: Row, mechanism: str, load: Load) -> None:
+    """Every call is timed and slow: recursive ones too, since the stopwatch has no room to run out of."""
+    expected = comparable(load("plain", row.source).run())
+    loaded = load(mechanism, row.source, policy="profile_if_slow", threshold="0ms", rate=1.0)
+    assert comparable(loaded.run()) == expected
+    gc.collect()
+    assert session.current is not None
+    probes = session.current.installer.probes
+    for name, calls in row.calls.items():
+        if (row.name, name) == ("exceptions", "fail") and mechanism not in SPLICED:
+            calls += WRONG_ARGUMENTS
+        probe = probes[f"{loaded.name}:{name}", "profile_if_slow"]
+        assert probe.calls == calls - calls_while_defined(row, name, "") + calls_while_defined(
+            row, name, mechanism
+        )
+        nested = sum(probe.skipped.values())
+        assert probe.slow == probe.profiled == probe.calls - nested, name
+        assert not nested or mechanism not in SPLICED or any(each.generator_like for each in probe.gates), (
+            name
+        )
+
+
 def probe_or_none(loaded: Loaded, name: str) -> Any:
     try:
         return loaded.probe(name)

@@ -102,6 +102,8 @@ def test_json_has_the_contracts_shape(data: ReportData) -> None:
         "duration_ns",
         "estimated_total_ns",
         "memory_delta_bytes",
+        "memory_blocks_delta",
+        "memory_blocks_calls",
         "callees",
         "overhead_ns",
         "processes",

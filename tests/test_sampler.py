@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from autoprof import flusher, guard, sampler, session, testing
+from autoprof import flusher, frames, guard, sampler, session, testing
 from autoprof.sampler import recorder
 from tests import mechanisms
 from tests.mechanisms import Loaded
@@ -124,7 +124,7 @@ def test_depth_is_capped(loaded: Any, by_hand: Any) -> None:
     )
     module.top(400, lambda: by_hand())
     (stack,) = (stack for (probe, stack) in recorder.drain())
-    assert sampler.DEPTH_MAX - 10 < len(stack) <= sampler.DEPTH_MAX
+    assert frames.DEPTH_MAX - 10 < len(stack) <= frames.DEPTH_MAX
 
 
 def test_other_threads_are_seen(loaded: Any, by_hand: Any) -> None:
@@ -193,10 +193,10 @@ def test_stacks_kept_are_bounded(loaded: Any, by_hand: Any, monkeypatch: pytest.
 
 def test_few_threads_a_tick_and_the_weight_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     items: list[tuple[int, Any]] = [(n, n) for n in range(100)]
-    chosen, scale = sampler._reservoir(list(items))
-    assert len(chosen) == sampler.THREADS_A_TICK and len(set(chosen)) == len(chosen)
-    assert scale == 100 / sampler.THREADS_A_TICK
-    assert sampler._reservoir(items[:5]) == (items[:5], 1.0)
+    chosen, scale = frames.reservoir(list(items))
+    assert len(chosen) == frames.THREADS_A_TICK and len(set(chosen)) == len(chosen)
+    assert scale == 100 / frames.THREADS_A_TICK
+    assert frames.reservoir(items[:5]) == (items[:5], 1.0)
 
 
 def test_asleep_without_calls_and_awake_with_them(loaded: Any) -> None:

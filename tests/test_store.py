@@ -40,7 +40,7 @@ def test_nothing_is_touched_before_the_first_write(tmp_path: Path) -> None:
 
 def test_deltas_are_added_up(tmp_path: Path) -> None:
     made = writer(tmp_path)
-    made.write([delta(skipped={"nested": 2}, callees={"a:b": 3})], now_ns=NOW_NS)
+    made.write([delta(skipped={"nested": 2}, callees={"a:b": 3}, memory_counts={"blocks": -4})], now_ns=NOW_NS)
     more = delta(calls=5, durations=(9000,), skipped={"nested": 1, "busy": 4}, memory_delta_bytes=-7)
     made.write([more, delta("other:f")], now_ns=NOW_NS + SECOND_NS)
     made.close(NOW_NS + 2 * SECOND_NS)
@@ -49,6 +49,7 @@ def test_deltas_are_added_up(tmp_path: Path) -> None:
     assert (row.calls, row.profiled, row.total_ns, row.max_ns) == (15, 3, 13_000, 9000)
     assert row.skipped_by == {"nested": 3, "busy": 4}
     assert row.callees == {"a:b": 3}
+    assert row.memory_counts == {"blocks": -4}
     assert row.memory_delta_bytes == -7
     assert row.estimated_total_ns == round(13_000 / 3 * 15)
     assert row.processes == 1

@@ -50,6 +50,8 @@ def _probe(row: ProbeRow) -> dict[str, Any]:
         "duration_ns": quantiles(row),
         "estimated_total_ns": row.estimated_total_ns,
         "memory_delta_bytes": row.memory_delta_bytes,
+        "memory_blocks_delta": row.memory_counts.get("blocks"),
+        "memory_blocks_calls": row.memory_counts.get("blocks_calls"),
         "callees": dict(sorted(row.callees.items())) or None,
         "overhead_ns": row.overhead_ns,
         "processes": row.processes,

@@ -93,6 +93,9 @@ def _extra(row: ProbeRow) -> str:
         parts.append(f"slow {row.slow}")
     if row.memory_delta_bytes is not None:
         parts.append(f"memory {format_size(row.memory_delta_bytes)}")
+    if row.memory_counts.get("blocks_calls"):
+        calls, blocks = row.memory_counts["blocks_calls"], row.memory_counts.get("blocks", 0)
+        parts.append(f"{blocks:+,} blocks in {calls:,} calls, {blocks / calls:+.2f} a call")
     return "; ".join(parts)
 
 

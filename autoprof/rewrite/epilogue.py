@@ -63,21 +63,25 @@ def first_resume(raw: bytes) -> int | None:
     return None
 
 
-def fill_gaps(entries: list[ExceptionEntry], start: int, end: int, target: int) -> list[ExceptionEntry]:
+def fill_gaps(
+    entries: list[ExceptionEntry], start: int, end: int, target: int, depth: int = 0
+) -> list[ExceptionEntry]:
     """Return the entries plus ones to `target` for every unit from `start` to `end` that none of them covers.
 
     Args:
         entries: sorted by start, without overlap, as the compiler writes them.
+        depth: of the stack that the handler finds.
     """
+    kept = depth << 1 | _LAST_INSTRUCTION_KEPT
     filled: list[ExceptionEntry] = []
     position = start
     for entry in entries:
         if entry[0] > position:
-            filled.append((position, entry[0] - position, target, _LAST_INSTRUCTION_KEPT))
+            filled.append((position, entry[0] - position, target, kept))
         filled.append(entry)
         position = max(position, entry[0] + entry[1])
     if end > position:
-        filled.append((position, end - position, target, _LAST_INSTRUCTION_KEPT))
+        filled.append((position, end - position, target, kept))
     return filled
 
 

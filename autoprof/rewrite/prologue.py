@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from autoprof.rewrite import table
 from autoprof.rewrite.assemble import LABEL
+from autoprof.rewrite.stopwatch import Stopwatch
 from autoprof.rewrite.table import Instruction
 
 TYPE_CHECKING = False
@@ -33,6 +34,7 @@ _TICKS, _BEGIN, _FINISH, _UNWIND, _CAUGHT, _CODE, _FUNCTION, _RAISED, _MISSED, _
     12
 )
 _STACK_MARGIN = 12
+WATCH = _WATCH
 
 Part = list[Instruction]
 
@@ -40,9 +42,10 @@ Part = list[Instruction]
 class _Shape:
     """The signature of a code object as far as the prologue depends on it."""
 
-    __slots__ = ("args", "first_cell", "free", "generator_like", "keywords", "star", "starstar")
+    __slots__ = ("args", "first_cell", "free", "generator_like", "keywords", "star", "starstar", "timed")
 
-    def __init__(self, code: CodeType) -> None:
+    def __init__(self, code: CodeType, timed: bool = False) -> None:
+        self.timed = timed
         flags = code.co_flags
         self.args = code.co_argcount
         self.keywords = code.co_kwonlyargcount
@@ -64,7 +67,14 @@ class _Shape:
             self.generator_like,
             self.free,
             self.first_cell,
+            self.timed,
         )
+
+    def keyword_constants(self) -> int:
+        """Return how many constants the keyword-only arguments take."""
+        if not self.keywords:
+            return 0
+        return 1 if self.needs_keyword_names() else 1 + self.keywords
 
     def needs_keyword_names(self) -> bool:
         return bool(self.keywords) and not self.star and not self.starstar
@@ -105,7 +115,14 @@ class _Writer:
             (LABEL, "declined"),
             ("POP_TOP", 0),
             (LABEL, "body"),
+            *(self.stopwatch().start() if self.shape.timed else ()),
         ]
+
+    def stopwatch(self) -> Stopwatch:
+        none = self.const + 1 + self.shape.keyword_constants()
+        return Stopwatch(
+            self.const, none, self.name + len(GATE_NAMES), self.name + _WATCH, self.name + _CAUGHT
+        )
 
     def iterator_null(self) -> Part:
         return [("PUSH_NULL", 0)] if table.ITER_NEEDS_NULL else []

@@ -9,14 +9,15 @@ What the prologue expects of the gate (attributes, so that the gate is the only 
 mean "run the body in place", `missed` an iterator that counts these; `watch` an endless iterator: true = somebody
 traces this thread, run the body in place, `traced` counts these. For generator-like functions `p.function` is set to
 the inner function object, which dies with the body's frame, and `raised(gate, exception)` is called, unless it is
-None, when an exception leaves the body.
+None, when an exception leaves the body. A gate whose `timed` is true has the stopwatch in the body, too: see
+`rewrite.stopwatch`.
 
 Every line below that looks superfluous keeps an interpreter from crashing; the tests in `tests/attacks` name the crash.
 """
 
 from __future__ import annotations
 
-from autoprof.rewrite import epilogue, table
+from autoprof.rewrite import epilogue, stopwatch, table
 from autoprof.rewrite.assemble import (
     LABEL,
     ExceptionEntry,
@@ -33,6 +34,7 @@ from autoprof.rewrite.prologue import (
     _Shape,
     _Writer,
 )
+from autoprof.rewrite.stopwatch import time_body
 from autoprof.rewrite.table import OPCODES
 
 TYPE_CHECKING = False
@@ -57,10 +59,12 @@ def _exception_entries(labels: dict[str, int], base: int) -> list[tuple[int, int
             entry("make", "made", "not_made", 1),
             entry("made", "tried", "except", 1),
         ]
+    clock = [entry("starting", "read", "unread", 0)] if "starting" in labels else []
     return [
         entry("watching", "begun", "begin_except", 0),
         *tried,
         entry("unwind", "unwound", "unwind_failed", 2),
+        *clock,
     ]
 
 
@@ -88,8 +92,8 @@ def _make_template(shape: _Shape) -> Template:
 
 
 def _prologue(shape: _Shape, const: int, name: int) -> tuple[bytes, dict[str, int]]:
-    last_const = const + 2 + shape.keywords
-    last_name = (name + len(GATE_NAMES)) << table.ATTR_SHIFT
+    last_const = const + 3 + shape.keywords
+    last_name = (name + len(GATE_NAMES) + len(stopwatch.NAMES)) << table.ATTR_SHIFT
     if last_const > 255 or last_name > 255:
         code, labels, _ = assemble(_Writer(shape, const, name).prologue())
         return code, labels
@@ -125,16 +129,21 @@ def _prefix_units(raw: bytes, code: CodeType) -> int:
     return units
 
 
-def _with_epilogue(
-    code: CodeType, raw: bytes, units: int, body: list[ExceptionEntry]
-) -> tuple[bytes, list[ExceptionEntry]]:
-    """Return the handler that goes behind a generator-like body, and the body's entries with it."""
+def _resume(raw: bytes) -> int:
     resume = epilogue.first_resume(raw)
     if resume is None:
-        raise Unspliceable("a generator-like function without RESUME")
+        raise Unspliceable("a function without RESUME")
+    return resume
+
+
+def _with_epilogue(
+    code: CodeType, raw: bytes, body: list[ExceptionEntry]
+) -> tuple[bytes, list[ExceptionEntry]]:
+    """Return a generator-like body with the handler behind it, and its entries with the handler's."""
+    end = len(raw) >> 1
     tail, labels = epilogue.handler(len(code.co_consts), len(code.co_names) + _RAISED)
-    end = units + (len(raw) >> 1)
-    return tail, [*epilogue.fill_gaps(body, units + resume, end, end), epilogue.failing_entry(labels, end)]
+    entries = epilogue.fill_gaps(body, _resume(raw), end, end)
+    return raw + tail, [*entries, epilogue.failing_entry(labels, end)]
 
 
 def splice(code: CodeType, gate: object) -> CodeType:
@@ -151,27 +160,38 @@ def splice(code: CodeType, gate: object) -> CodeType:
         raise Unspliceable("not the code of a function")
     raw = code.co_code
     prefix = _prefix_units(raw, code)
-    shape = _Shape(code)
-    keyword_names: tuple[object, ...] = ()
+    shape = _Shape(code, bool(getattr(gate, "timed", False)))
+    if shape.timed and shape.generator_like:
+        raise Unspliceable("the stopwatch is for plain functions")
+    constants: tuple[object, ...] = (gate,)
     if shape.keywords:
         names = code.co_varnames[shape.args : shape.args + shape.keywords]
-        keyword_names = (names,) if shape.needs_keyword_names() else (names, *names)
-    prologue, labels = _prologue(shape, len(code.co_consts), len(code.co_names))
+        constants += (names,) if shape.needs_keyword_names() else (names, *names)
+    const, name = len(code.co_consts), len(code.co_names)
+    prologue, labels = _prologue(shape, const, name)
     units = len(prologue) >> 1
-    body = [
-        (start + units, length, target + units, depth)
-        for start, length, target, depth in parse_exception_table(code.co_exceptiontable)
+    body = parse_exception_table(code.co_exceptiontable)
+    locations = code.co_linetable
+    names_added: tuple[str, ...] = GATE_NAMES
+    stack = code.co_stacksize
+    if shape.timed:
+        timed = time_body(code, body, _Writer(shape, const, name).stopwatch(), _resume(raw))
+        raw, body, locations = timed.raw, timed.entries, timed.locations
+        constants += (None,)
+        names_added += stopwatch.NAMES
+        stack = max(stack + 1, stopwatch.STACK_NEED)
+    elif shape.generator_like:
+        raw, body = _with_epilogue(code, raw, body)
+        locations += blank_locations((len(raw) - len(code.co_code)) >> 1)
+    entries = _exception_entries(labels, prefix) + [
+        (start + units, length, target + units, depth) for start, length, target, depth in body
     ]
-    tail = b""
-    if shape.generator_like:
-        tail, body = _with_epilogue(code, raw, units, body)
-    entries = _exception_entries(labels, prefix) + body
     split = 2 * prefix
     return code.replace(
-        co_code=raw[:split] + prologue + raw[split:] + tail,
-        co_consts=(*code.co_consts, gate, *keyword_names),
-        co_names=(*code.co_names, *GATE_NAMES),
-        co_linetable=blank_locations(units) + code.co_linetable + blank_locations(len(tail) >> 1),
+        co_code=raw[:split] + prologue + raw[split:],
+        co_consts=(*code.co_consts, *constants),
+        co_names=(*code.co_names, *names_added),
+        co_linetable=blank_locations(units) + locations,
         co_exceptiontable=build_exception_table(entries),
-        co_stacksize=max(code.co_stacksize, shape.stack_need()),
+        co_stacksize=max(stack, shape.stack_need()),
     )

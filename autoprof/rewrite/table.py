@@ -6,7 +6,7 @@ Source: `Lib/opcode.py`, `Python/bytecodes.c` and `Objects/frame_layout` of CPyt
 from __future__ import annotations
 
 import sys
-from opcode import opmap
+from opcode import hasjrel, opmap
 
 OPCODES: dict[str, int] = dict(opmap)
 VERSION = sys.version_info[:2]
@@ -58,12 +58,36 @@ MAKE_FUNCTION_OVERDRAWS = VERSION in ((3, 12), (3, 13))
 ITER_NEEDS_NULL = VERSION >= (3, 15)
 """In 3.15 an iterator takes two stack slots."""
 
+if ITER_NEEDS_NULL:
+    TAKE_VALUE: tuple[Instruction, ...] = (("SWAP", 3), ("SWAP", 2), ("POP_ITER", 0))
+elif VERSION >= (3, 14):
+    TAKE_VALUE = (("SWAP", 2), ("POP_ITER", 0))
+else:
+    TAKE_VALUE = (("SWAP", 2), ("POP_TOP", 0))
+"""Takes the iterator from beneath the value that FOR_ITER has pushed."""
+
+SUBTRACT, ADD = ("BINARY_OP", 10), ("BINARY_OP", 0)
+if VERSION >= (3, 13):
+    AT_LEAST: Instruction = ("COMPARE_OP", 5 << 5 | 16 | 12)
+elif VERSION == (3, 12):
+    AT_LEAST = ("COMPARE_OP", 5 << 4 | 12)
+else:
+    AT_LEAST = ("COMPARE_OP", 5)
+"""`>=`; from 3.12 the low four bits say which comparisons are true for it (8 equal, 4 greater)."""
+
 JUMP_IF_NONE = "POP_JUMP_FORWARD_IF_NONE" if PY311 else "POP_JUMP_IF_NONE"
 JUMP_IF_FALSE = "POP_JUMP_FORWARD_IF_FALSE" if PY311 else "POP_JUMP_IF_FALSE"
 LOAD_CELL = "LOAD_FAST" if VERSION >= (3, 13) else "LOAD_CLOSURE"
 TUPLE_FROM_LIST: Instruction = ("LIST_TO_TUPLE", 0) if PY311 else ("CALL_INTRINSIC_1", 6)
 CALL_EX_FLAG = 1 if VERSION < (3, 14) else 0
 """Up to 3.13 the flag says that a mapping is there; from 3.14 the mapping's slot always is."""
+
+JUMPS = {
+    OPCODES[name]: -1 if "BACKWARD" in name else 1
+    for name in OPCODES
+    if OPCODES[name] in hasjrel and OPCODES[name] < 256
+}
+"""Opcode of each relative jump → its direction."""
 
 BODY_STARTS = frozenset(
     OPCODES[name] for name in ("MAKE_CELL", "RETURN_GENERATOR", "RESUME") if name in OPCODES

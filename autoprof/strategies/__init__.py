@@ -1,14 +1,15 @@
 """Ways to measure a call: one file each, and this table of them.
 
-A strategy is made once per session, as `Class(deliver)`; `deliver(probe, data, duration_ns, view)` renders and writes an
-artefact (see `autoprof.artefacts`) and returns its path, or None. See `autoprof.probe.Strategy` for its methods.
+A strategy is made once per session, as `Class(deliver)`; `deliver(probe, data, duration_ns, view)` renders and writes
+an artefact (see `autoprof.artefacts`) and returns its path, or None. See `autoprof.probe.Strategy` for its methods; one
+that holds something open has `close()` too, for the session's end.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from autoprof.probe import Probe
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 HOMES = {
     "flame_graph": ("flame_graph", "FlameGraph"),
+    "memory": ("memory", "Memory"),
+    "profile_memory": ("profile_memory", "ProfileMemory"),
 }
 """Strategy, or policy with one of its own → (module of this folder, class). `sample` is the flight recorder."""
 
@@ -36,3 +39,10 @@ def make(key: str, deliver: Deliver) -> Any:
 
     module, name = HOMES[key]
     return getattr(import_module(f"autoprof.strategies.{module}"), name)(deliver)
+
+
+def close(made: Iterable[Any]) -> None:
+    """Let the strategies of a session give back what they hold open, at its end."""
+    for each in made:
+        if hasattr(each, "close"):
+            each.close()

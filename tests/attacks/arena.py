@@ -76,6 +76,7 @@ def send(module: str, function: str, arguments: dict[str, Any], *flags: str) -> 
 def enter(module: str, function: str, arguments: dict[str, Any]) -> None:
     """Run one attack; be the child's main."""
     assert ast.literal_eval(repr(arguments)) == arguments
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
     attacked = importlib.import_module(f"attacks.{module}")
     getattr(attacked, function)(**arguments)
     guard = sys.modules.get("autoprof.guard")

@@ -6,10 +6,10 @@ import argparse
 import platform
 import sys
 
-from tests.benchmarks import calls, rewriting, sampler, startup
+from tests.benchmarks import calls, memory, rewriting, sampler, startup
 from tests.benchmarks.measure import Figure
 
-_ALL = {"calls": calls, "rewriting": rewriting, "sampler": sampler, "startup": startup}
+_ALL = {"calls": calls, "memory": memory, "rewriting": rewriting, "sampler": sampler, "startup": startup}
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ def fresh() -> Any:
     return namespace["target"]
 
 
-def spliced_at_import(rate: float) -> Any:
+def spliced_at_import(rate: float, policy: str = "profile", **more: Any) -> Any:
     """Return a function spliced before it was made, as the import hook does it."""
     assert session.current is not None
     installer = session.current.installer
@@ -28,9 +29,10 @@ def spliced_at_import(rate: float) -> Any:
     function_code = next(each for each in code.co_consts if hasattr(each, "co_code"))
     holder = fresh()
     holder.__qualname__ = f"target_{rate}_{random.random()}"
-    options = {"rate": rate, "strategy": "sample"}
-    probe = installer.new_probe(f"{holder.__module__}:{holder.__qualname__}", "benchmark", "profile", options)
-    gate = installer.new_gate(function_code, holder.__module__, holder.__qualname__)
+    options = {"rate": rate, "strategy": "sample", **more}
+    probe = installer.new_probe(f"{holder.__module__}:{holder.__qualname__}", "benchmark", policy, options)
+    timed = policy == "profile_if_slow"
+    gate = installer.new_gate(function_code, holder.__module__, holder.__qualname__, timed)
     spliced = live.splice(function_code, gate)
     import weakref
 
@@ -55,12 +57,29 @@ def decorated(function: Callable[..., Any], rate: float) -> Any:
     return wrapper
 
 
+def with_clocks(function: Callable[..., Any]) -> Any:
+    """The plainest decorator that times every call."""
+    clock = time.perf_counter
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        started = clock()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            if clock() - started > 0.1:
+                raise AssertionError("too slow for this benchmark")
+
+    return wrapper
+
+
 def figures() -> Iterator[Figure]:
-    """Measure the closed and the open gate."""
+    """Measure the closed and the open gate, and the stopwatch."""
     session.start(None)
     try:
         yield from _closed()
         yield from _open()
+        yield from _timed()
     finally:
         session.stop()
 
@@ -97,6 +116,17 @@ def _install_live(function: Any) -> None:
         f"{function.__module__}:{function.__qualname__}", "benchmark", "profile", options
     )
     live.splice_function(installer, function, [probe])
+
+
+def _timed() -> Iterator[Figure]:
+    added, factors = [], []
+    for _ in range(ROUNDS):
+        watched = spliced_at_import(0.1, "profile_if_slow", threshold_ns=100_000_000)
+        best = by_turns({"plain": fresh(), "timed": watched, "clocks": with_clocks(fresh())}, 200_000)
+        added.append(best["timed"] - best["plain"])
+        factors.append((best["clocks"] - best["plain"]) / max(added[-1], 0.1))
+    yield Figure("every call timed (profile_if_slow), added to a call", median_of(added), "ns", 150.0)
+    yield Figure("decorator with two clocks / that", median_of(factors), "times", note="no limit")
 
 
 def _open() -> Iterator[Figure]:
