@@ -262,6 +262,23 @@ def test_different_ways_of_measuring_are_noted(folder: Path, capsys: pytest.Capt
     assert "note: B has a threshold: 4 calls under it" in shown
 
 
+def test_slow_calls_alone_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = writer(tmp_path)
+    for name in "ab":  # the total is of all calls, the histogram of the slow ones
+        made.write(
+            [measured(f"m:{name}", {bucket(10**8): 30}, policy="profile_if_slow")],
+            now_ns=time.time_ns(),
+        )
+    made.close(time.time_ns())
+    status, out, err = compare(capsys, "m:a", "m:b", str(tmp_path))
+    assert (status, err) == (0, "") and " - " in out
+    assert "note: B is measured by profile_if_slow: only its slow calls are in these figures" in out
+    assert (
+        json.loads(compare(capsys, "m:a", "m:b", str(tmp_path), "--format", "json")[1])["a"]["mean_ns"]
+        is None
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [

@@ -32,9 +32,14 @@ class Side:
         self.median = Median(row.durations)
 
     @property
-    def mean_ns(self) -> float:
-        """The exact mean of what was measured."""
-        return self.row.total_ns / self.median.calls
+    def mean_ns(self) -> float | None:
+        """The exact mean of what was measured; None where the total is of more calls than the histogram has."""
+        return None if self.slow_only else self.row.total_ns / self.median.calls
+
+    @property
+    def slow_only(self) -> bool:
+        """Whether the histogram has the slow calls alone."""
+        return self.row.policy == "profile_if_slow"
 
     @property
     def measured_share(self) -> float:
@@ -196,6 +201,8 @@ class Comparing:
         if ways[0] != ways[1]:
             yield clean(f"A was measured by {ways[0]}, B by {ways[1]}: measuring may cost them differently")
         for name, side in (("A", self.a), ("B", self.b)):
+            if side.slow_only:
+                yield f"{name} is measured by profile_if_slow: only its slow calls are in these figures"
             if side.row.discarded:
                 count = plural(side.row.discarded, "call")
                 yield f"{name} has a threshold: {count} under it are not in these figures"
@@ -214,7 +221,7 @@ def _side(side: Side) -> dict[str, Any]:
         "median_ns": round(side.median.median_ns),
         "median_low_ns": None if interval_ns is None else round(interval_ns[0]),
         "median_high_ns": None if interval_ns is None else round(interval_ns[1]),
-        "mean_ns": round(side.mean_ns),
+        "mean_ns": None if side.mean_ns is None else round(side.mean_ns),
     }
 
 
@@ -225,7 +232,7 @@ def _cells(name: str, side: Side) -> tuple[str, ...]:
         name,
         format_duration(round(side.median.median_ns)),
         interval,
-        format_duration(round(side.mean_ns)),
+        "-" if side.mean_ns is None else format_duration(round(side.mean_ns)),
         f"{side.median.calls:,}",
         f"{side.row.calls:,}",
         f"{clean(side.row.target)}, run {clean(side.run)}",
