@@ -10,8 +10,9 @@ import os
 import sys
 import time
 
-from autoprof.errors import AutoprofError, PolicyErrors, printable
-from autoprof.units import parse_duration_ns
+from autoprof.errors import Ambiguous, AutoprofError, PolicyErrors, printable
+from autoprof.terminal import Progress, to_stdout, write_file
+from autoprof.units import parse_duration_ns, parse_share
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ _FORMATS = ("html", "text", "json", "speedscope", "pprof", "collapsed", "svg")
 _OF_STACKS = frozenset({"speedscope", "collapsed", "svg"})
 _LATER = {
     "top": "live view",
-    "compare": "comparison of two runs",
     "diff": "difference of two profiles",
-    "schema": "JSON schema of the policy file",
 }
 
 
@@ -44,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(given)
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
+    except Ambiguous as problem:
+        return _fail(str(problem), USAGE)
     except AutoprofError as problem:
         return _fail(str(problem), NEGATIVE)
     except BrokenPipeError:  # the reader (`| head`) has seen enough
@@ -98,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("file", metavar="FILE")
     explain.add_argument("target", metavar="TARGET", help="module:qualname")
     explain.add_argument("--env", metavar="E", help="the environment to explain it for")
+    explain.add_argument(
+        "--data", metavar="DIR", help="output folder with the last run (the policy's by default)"
+    )
     plan = add("plan", _plan, "list what a policy file would instrument in modules, from their source")
     plan.add_argument("file", metavar="FILE")
     plan.add_argument("modules", metavar="MODULE", nargs="+")
@@ -105,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     status = add("status", _status, "show the processes and probes of the last run")
     status.add_argument("folder", metavar="DIR", nargs="?", help="output folder")
     _add_report(add("report", _report, "report what was measured"))
+    _add_compare(add("compare", _compare, "say whether function B is faster than function A"))
     add("doctor", _doctor, "say whether and how autoprof works here")
+    add("schema", _schema, "print the JSON schema of the policy file, for editors")
     for name, what in _LATER.items():
         add(name, _later(name), f"{what} (not built yet)").add_argument("rest", nargs="*")
     return parser
@@ -122,6 +128,29 @@ def _add_report(report: argparse.ArgumentParser) -> None:
     report.add_argument("--run", metavar="RUN", default="last", help="last (default), all, or a run's id")
     report.add_argument("--since", metavar="AGE", type=_age, help="only the last 10m, 1h, 2d")
     report.add_argument("-o", dest="output", metavar="FILE", help="write there instead of to stdout")
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    side = "a target or a glob for one, such as 'shop.pricing:*_v1'; RUN/TARGET takes it from another run"
+    compare.add_argument("a", metavar="A", help=side)
+    compare.add_argument("b", metavar="B", help="the same")
+    compare.add_argument("folder", metavar="DIR", nargs="?", help="output folder")
+    compare.add_argument("--run", metavar="RUN", default="last", help="last (default), all, or a run's id")
+    compare.add_argument("--policy", metavar="KIND", help="only what this policy measured, such as profile")
+    compare.add_argument("--format", choices=("text", "json"), default="text", help="text by default")
+    compare.add_argument(
+        "--difference", metavar="SHARE", type=_difference, default=0.05,
+        help="the smallest difference that matters (5%% by default): for how many more calls are needed",
+    )  # fmt: skip
+
+
+def _difference(text: str) -> float:
+    try:
+        if share := parse_share(text):
+            return share
+        raise ValueError(f"a difference is above 0, given {text!r}")
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
 
 
 def _age(text: str) -> int:
@@ -154,7 +183,11 @@ def _explain(options: argparse.Namespace) -> int:
     from autoprof import explain
 
     env_name = options.env or os.environ.get("AUTOPROF_ENV")
-    return _answer(explain.explain_lines(options.file, options.target, env=os.environ, env_name=env_name))
+    return _answer(
+        explain.explain_lines(
+            options.file, options.target, env=os.environ, env_name=env_name, folder=options.data
+        )
+    )
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -169,8 +202,17 @@ def _answer(answer: tuple[int, list[str], list[str]]) -> int:
     for line in problems:
         print(printable(line), file=sys.stderr)
     if out:
-        _to_stdout("".join(f"{line}\n" for line in out))
+        to_stdout("".join(f"{line}\n" for line in out))
     return status
+
+
+def _schema(_: argparse.Namespace) -> int:
+    import json
+
+    from autoprof import json_schema
+
+    to_stdout(json.dumps(json_schema.document(), indent=1) + "\n")
+    return DONE
 
 
 def _doctor(_: argparse.Namespace) -> int:
@@ -184,13 +226,28 @@ def _status(options: argparse.Namespace) -> int:
     from autoprof.reports import status
 
     folders = [options.folder or _default_folder()]
-    with _Progress() as progress:
+    with Progress() as progress:
         reader = _reader(folders, progress)
         data = reader.select("last", stacks=False)
     _tell_notices(data)
     if not data.processes:
         return _fail(f"no data in {_named(folders)}: nothing was measured yet", NEGATIVE)
-    _to_stdout(status.render(data))
+    to_stdout(status.render(data))
+    return DONE
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from autoprof.reports.compare import Chooser, Comparing
+
+    if options.folder and not os.path.isdir(options.folder):
+        return _fail(f"compare: no folder {_named([options.folder])}", NEGATIVE)
+    folders = [options.folder or _default_folder()]
+    with Progress() as progress:
+        chooser = Chooser(_reader(folders, progress), _named(folders), options.run, options.policy)
+        compared = Comparing(chooser, options.a, options.b, options.difference)
+    for notice in compared.notices:
+        _warn(notice)
+    to_stdout(compared.render(options.format))
     return DONE
 
 
@@ -202,7 +259,7 @@ def _report(options: argparse.Namespace) -> int:
     if missing:
         return _fail(f"report: no folder {_named(missing)}", NEGATIVE)
     since_ns = None if options.since is None else time.time_ns() - options.since
-    with _Progress() as progress:
+    with Progress() as progress:
         reader = _reader(folders, progress)
         data = reader.select(options.run, since_ns=since_ns, target_glob=options.target)
         _tell_notices(data)
@@ -239,7 +296,7 @@ def _why_empty(data: ReportData, options: argparse.Namespace, folders: list[str]
     return ""
 
 
-def _reader(folders: list[str], progress: _Progress) -> StoreReader:
+def _reader(folders: list[str], progress: Progress) -> StoreReader:
     from autoprof.store_reader import StoreReader
 
     return StoreReader(folders, progress=progress.say)
@@ -265,48 +322,13 @@ def _default_folder() -> str:
 
 def _deliver(text: str, path: str | None) -> int:
     if path is None or path == "-":
-        _to_stdout(text)
+        to_stdout(text)
         return DONE
     try:
         write_file(path, text.encode("utf-8", "backslashreplace"))
     except OSError as problem:
         return _fail(f"cannot write {path!r}: {problem.strerror}", USAGE)
     return DONE
-
-
-def write_file(path: str, content: bytes) -> None:
-    """Write a file so that its reader sees the old content or the new; devices and pipes are written as such.
-
-    Raises:
-        OSError: It can't be written; an old file is unharmed.
-    """
-    path = os.path.realpath(path)
-    if os.path.exists(path) and not os.path.isfile(path):
-        with open(path, "wb") as device:
-            device.write(content)
-        return
-    part = f"{path}.{os.getpid()}.part"
-    try:
-        with open(part, "xb") as file:
-            file.write(content)
-        os.replace(part, path)
-    except OSError:
-        if os.path.exists(part):
-            os.unlink(part)
-        raise
-
-
-def _to_stdout(text: str) -> None:
-    """Write text as UTF-8 where the terminal can show it, escaped where it can't."""
-    encoding = (sys.stdout.encoding or "utf-8") if sys.stdout.isatty() else "utf-8"
-    content = text.encode(encoding, "backslashreplace")
-    raw = getattr(sys.stdout, "buffer", None)
-    if raw is None:  # a caller's StringIO
-        sys.stdout.write(text)
-    else:
-        sys.stdout.flush()
-        raw.write(content)
-    sys.stdout.flush()
 
 
 def _named(folders: list[str]) -> str:
@@ -325,24 +347,3 @@ def _warn(message: str) -> None:
 def _fail(message: str, status: int) -> int:
     _warn(message)
     return status
-
-
-class _Progress:
-    """Says on a terminal what takes long, on one line that goes away."""
-
-    def __init__(self) -> None:
-        self._shown = False
-        self._since_s = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-    def say(self, what: str) -> None:
-        """Show what is being done, from the first half second on."""
-        if time.monotonic() - self._since_s > 0.5 and sys.stderr.isatty():
-            self._shown = True
-            print(f"\r\x1b[K{printable(what)[:79]}", end="", file=sys.stderr, flush=True)

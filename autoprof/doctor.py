@@ -6,17 +6,22 @@ import os
 import subprocess
 import sys
 
-from autoprof.errors import PolicyErrors, printable
+from autoprof import advice
+from autoprof.errors import PolicyErrors, StoreError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from autoprof.policy import Policy
+
 _VARIABLES = tuple(f"AUTOPROF_{name}" for name in ("CONFIG", "ENV", "ENABLED", "OUTPUT", "STRICT"))
 _DISTRIBUTION, _OTHER_DISTRIBUTION = "autoprof-hook", "autoprof"
+_DEFAULT_OUTPUT = "./autoprof-data"
 _PROBE_S = 20
 # Asks a fresh interpreter: a policy that is not there stays harmless, but the start-up file must have run.
 _PROBE = "import sys; print('autoprof.bootstrap' in sys.modules)"
+_RESIDENT = "import os; print(int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE'))"
 
 
 def examine(environ: Mapping[str, str]) -> tuple[int, list[str]]:
@@ -24,20 +29,60 @@ def examine(environ: Mapping[str, str]) -> tuple[int, list[str]]:
     live, start = _start_files(environ)
     version = _version(_DISTRIBUTION) or "not installed as a distribution"
     folder = os.path.dirname(__file__)
-    usable, policy = _policy(environ)
+    policy, said = _policy(environ)
     clash = _clash()
+    output = os.path.expanduser(
+        environ.get("AUTOPROF_OUTPUT") or (policy.output if policy else "") or _DEFAULT_OUTPUT
+    )
+    at_start_bytes = _at_start_bytes(environ) if live and policy else None
     lines = [
         f"python    {sys.version.split()[0]} ({sys.implementation.name}), {printable(sys.executable)}",
         f"autoprof  {version}, {printable(folder)}",
         f"rewrite   {_back_end()}",
         f"start     {start}",
         *(f"variable  {name}={printable(environ[name])}" for name in _VARIABLES if name in environ),
-        f"policy    {policy}",
+        f"policy    {said}",
+        *_labelled("overhead", _overhead(output, policy)),
+        *_labelled("memory", advice.memory_lines(output, policy, at_start_bytes)),
         *([f"clash     {clash}"] if clash else []),
     ]
-    ready = live and usable and not clash
+    ready = live and policy is not None and not clash
     lines.append("live: programs started here are profiled" if ready else "not live: see the lines above")
     return (0 if ready else 1), lines
+
+
+def _labelled(label: str, lines: list[str]) -> list[str]:
+    return [f"{label if not index else '':<8}  {line}" for index, line in enumerate(lines)]
+
+
+def _overhead(folder: str, policy: Policy | None) -> list[str]:
+    """Name the costliest probes of the last run, and the edits that cure them."""
+    from autoprof.store_reader import StoreReader
+
+    try:
+        data = StoreReader([folder]).select("last", stacks=False)
+    except StoreError as problem:
+        return [printable(f"not known: {problem}")]
+    if not data.probes:
+        return [printable(f"not known: nothing was measured yet in {folder!r}")]
+    return advice.cost_lines(data, policy)
+
+
+def _at_start_bytes(environ: Mapping[str, str]) -> int | None:
+    """Return how much larger a fresh process is with autoprof and the policy; None where /proc does not tell."""
+    sizes = []
+    for enabled in ("1", "0"):
+        env = {**environ, "AUTOPROF_ENABLED": enabled}
+        env.pop("AUTOPROF_STRICT", None)
+        try:
+            asked = subprocess.run(
+                [sys.executable, "-c", _RESIDENT],
+                env=env, capture_output=True, text=True, timeout=_PROBE_S, check=False,
+            )  # fmt: skip
+            sizes.append(int(asked.stdout))
+        except (OSError, ValueError, subprocess.SubprocessError):
+            return None
+    return sizes[0] - sizes[1]
 
 
 def _back_end() -> str:
@@ -69,22 +114,23 @@ def _start_files(environ: Mapping[str, str]) -> tuple[bool, str]:
     )
 
 
-def _policy(environ: Mapping[str, str]) -> tuple[bool, str]:
+def _policy(environ: Mapping[str, str]) -> tuple[Policy | None, str]:
+    """Return the policy that programs started here would have, if any, and a sentence about it."""
     path = environ.get("AUTOPROF_CONFIG")
     if not path:
-        return False, "none: AUTOPROF_CONFIG is not set, so nothing is profiled"
+        return None, "none: AUTOPROF_CONFIG is not set, so nothing is profiled"
     if environ.get("AUTOPROF_ENABLED", "").strip().lower() in ("0", "false", "no", "off"):
-        return False, "switched off by AUTOPROF_ENABLED"
+        return None, "switched off by AUTOPROF_ENABLED"
     from autoprof import config
 
     try:
         policy = config.load(path, env=environ, env_name=environ.get("AUTOPROF_ENV"))
     except PolicyErrors as problems:
-        return False, printable(f"rejected: {str(problems).splitlines()[0]} (see autoprof check)")
+        return None, printable(f"rejected: {str(problems).splitlines()[0]} (see autoprof check)")
     except OSError as problem:
-        return False, printable(f"can't be read: {path}: {problem.strerror}")
+        return None, printable(f"can't be read: {path}: {problem.strerror}")
     rules = f"{len(policy.rules)} rule{'' if len(policy.rules) == 1 else 's'}"
-    return True, printable(f"{path}: {rules}, environment {policy.env}, output {policy.output}")
+    return policy, printable(f"{path}: {rules}, environment {policy.env}, output {policy.output}")
 
 
 def _clash() -> str:

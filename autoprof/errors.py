@@ -6,7 +6,9 @@ AutoprofError
 ├── OptionError       a decorator's options (also a ValueError)
 ├── PolicyError       one problem of a policy file, with its place
 ├── PolicyErrors      all problems of a policy file
-└── StoreError        the store can't be read or written
+├── StoreError        the store can't be read or written
+├── NoData            nothing was measured under what was asked for
+└── Ambiguous         what was asked for names several things
 """
 
 from __future__ import annotations
@@ -137,3 +139,11 @@ class PolicyErrors(AutoprofError):
 
 class StoreError(AutoprofError):
     """The store can't be read or written."""
+
+
+class NoData(AutoprofError):
+    """Nothing was measured under what was asked for."""
+
+
+class Ambiguous(AutoprofError):
+    """What was asked for names several things where one is needed."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _FUNCTION_FLAGS = 0x3  # CO_OPTIMIZED | CO_NEWLOCALS: class and module bodies have neither
 _MAX_MODULES = 20_000
 _MAX_DEPTH = 20
+_TROUBLE = (ImportError, OSError, ValueError, RecursionError, MemoryError, UnicodeError)
 
 
 class Function:
@@ -93,6 +94,16 @@ def _locations(spec: ModuleSpec) -> list[str]:
     return list(spec.submodule_search_locations or ())
 
 
+def siblings(name: str) -> list[str]:
+    """Return the names of the modules beside one: those of its package; none for a top-level module."""
+    package = name.rpartition(".")[0]
+    try:
+        places = _locations(find(package)) if package else []
+    except Unreadable:
+        return []
+    return [f"{package}.{inner}" for inner in _names_in(places)]
+
+
 def modules(name: str) -> list[tuple[str, ModuleSpec]]:
     """Return a module and, for a package, every module below it, with where they come from.
 
@@ -142,18 +153,39 @@ def functions(name: str, spec: ModuleSpec) -> list[Function]:
     return found
 
 
+def source(name: str, spec: ModuleSpec) -> bytes | str | None:
+    """Return a module's source; None for a namespace package, and where there is none.
+
+    Raises:
+        Unreadable: it can't be read.
+    """
+    loader: Any = spec.loader
+    if loader is None or spec.origin is None or not hasattr(loader, "get_source"):
+        return None
+    try:
+        text: str | None = loader.get_source(name)
+        if text is None or not hasattr(loader, "get_data"):
+            return text
+        data: bytes = loader.get_data(spec.origin)
+        return data
+    except SyntaxError as error:
+        raise Unreadable(f"{name} does not compile: line {error.lineno}: {error.msg}") from None
+    except _TROUBLE as error:
+        raise Unreadable(f"{name} can't be read: {type(error).__name__}: {error}") from None
+
+
 def _code(name: str, spec: ModuleSpec) -> CodeType | None:
     loader: Any = spec.loader
     if loader is None or spec.origin is None:  # a namespace package
         return None
+    data = source(name, spec)
     try:
-        if hasattr(loader, "get_source") and (source := loader.get_source(name)) is not None:
-            data = loader.get_data(spec.origin) if hasattr(loader, "get_data") else source
+        if data is not None:
             return _compile(data, spec.origin)
         code: CodeType | None = loader.get_code(name) if hasattr(loader, "get_code") else None
     except SyntaxError as error:
         raise Unreadable(f"{name} does not compile: line {error.lineno}: {error.msg}") from None
-    except (ImportError, OSError, ValueError, RecursionError, MemoryError, UnicodeError) as error:
+    except _TROUBLE as error:
         raise Unreadable(f"{name} can't be read: {type(error).__name__}: {error}") from None
     if code is None:
         raise Unreadable(f"{name} is compiled: there is no Python source to look into")

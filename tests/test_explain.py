@@ -276,3 +276,17 @@ def test_a_zip_file_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         file.writestr("zipped/__init__.py", "def f(): ...\n")
     monkeypatch.syspath_prepend(str(archive))
     assert [one.qualname for one in sources.functions("zipped", sources.find("zipped"))] == ["f"]
+
+
+# did you mean
+
+
+def test_the_nearest_function_and_module(policy: str) -> None:
+    assert "(did you mean wares.pricing:price?)" in explain_lines(policy, "wares.pricing:prize", env={})[1][1]
+    assert "(did you mean wares.pricing?)" in explain_lines(policy, "wares.pricings:price", env={})[1][1]
+    path = write("other.yaml", "version: 1\nrules: [{match: 'a:b', policy: profile}]\n")
+    out = explain_lines(path, "wares:start", env={})[1]
+    assert "  no rule names it; one that would: {match: wares:start, policy: profile}" in out
+    path = write("dev.yaml", "version: 1\nrules: [{match: 'wares:*', policy: profile, env: prod}]\n")
+    out = explain_lines(path, "wares:start", env={})[1]
+    assert "  rule 1 selects it: write env: [prod, dev] there, or set AUTOPROF_ENV=prod" in out
