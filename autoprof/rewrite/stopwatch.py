@@ -83,9 +83,6 @@ class Stopwatch:
             depth: of the time of entry, 1 = on top; the result or exception is on top.
             which: what to call, `_SLOW` or `_SLOW_RAISED`.
         """
-        null_first: Part = [] if table.NULL_LAST else [("PUSH_NULL", 0)]
-        null_last: Part = [("PUSH_NULL", 0)] if table.NULL_LAST else []
-        called = 2  # the callable and its NULL, above elapsed
         return [
             ("COPY", depth),
             (table.JUMP_IF_NONE, "through"),
@@ -99,6 +96,22 @@ class Stopwatch:
             *self._attribute(_THRESHOLD),
             table.AT_LEAST,
             (table.JUMP_IF_FALSE, "fast"),
+            *self._watched(),
+            *self._tell(depth, which),
+            (LABEL, "fast"),
+            *self._attribute(_TOTAL),
+            table.ADD,
+            ("LOAD_CONST", self.const),
+            ("STORE_ATTR", self.name + _TOTAL),
+            ("JUMP_FORWARD", "through"),
+            (LABEL, "paused"),
+            *table.OPEN,
+            (LABEL, "through"),
+        ]
+
+    def _watched(self) -> Part:
+        """Under a tracer count the slow call and tell nobody: the tracer would see the call."""
+        return [
             ("LOAD_CONST", self.const),
             ("LOAD_ATTR", self.watch << table.ATTR_SHIFT),
             *_NULL,
@@ -118,11 +131,17 @@ class Stopwatch:
             ("JUMP_FORWARD", "tell"),
             (LABEL, "unwatched"),
             *table.ITERATOR_DONE,
+        ]
+
+    def _tell(self, depth: int, which: int) -> Part:
+        """Call `slow` or `slow_raised`; at the recursion limit, or without memory, the slow call stays untold."""
+        called = 2  # the callable and its NULL, above elapsed
+        return [
             (LABEL, "tell"),
             ("NOP", 0),
-            *null_first,
+            *([] if table.NULL_LAST else [("PUSH_NULL", 0)]),
             *self._attribute(which),
-            *null_last,
+            *([("PUSH_NULL", 0)] if table.NULL_LAST else []),
             ("LOAD_CONST", self.const),
             ("COPY", depth + called + 2),
             ("COPY", called + 3),
@@ -132,7 +151,6 @@ class Stopwatch:
             ("NOP", 0),
             (LABEL, "told"),
             ("JUMP_FORWARD", "fast"),
-            # At the recursion limit, or without memory, this call is a level too many: the slow call stays untold.
             (LABEL, "untold"),
             ("PUSH_EXC_INFO", 0),
             ("LOAD_CONST", self.const),
@@ -146,15 +164,6 @@ class Stopwatch:
             ("SWAP", 2),
             ("POP_EXCEPT", 0),
             ("RERAISE", 0),
-            (LABEL, "fast"),
-            *self._attribute(_TOTAL),
-            table.ADD,
-            ("LOAD_CONST", self.const),
-            ("STORE_ATTR", self.name + _TOTAL),
-            ("JUMP_FORWARD", "through"),
-            (LABEL, "paused"),
-            *table.OPEN,
-            (LABEL, "through"),
         ]
 
     def before_return(self) -> Part:
