@@ -140,12 +140,16 @@ class Sampler:
                 ended = self._look(now_ns, weight_ns, watching)
             for each in ended:  # receivers run in here: never under the lock
                 self.on_ended(each, now_ns)
-            for key, (due_ns, stop) in list(self.deadlines.items()):
-                if now_ns >= due_ns and self.deadlines.pop(key, None) is not None:
-                    stop()
+            if self.deadlines:
+                self._meet_deadlines(now_ns)
         except Exception as error:
             guard.report("sampler", error)
         self.busy_ns += clock.thread_ns() - used_ns
+
+    def _meet_deadlines(self, now_ns: int) -> None:
+        for key, (due_ns, stop) in list(self.deadlines.items()):
+            if now_ns >= due_ns and self.deadlines.pop(key, None) is not None:
+                stop()
 
     def _look(self, now_ns: int, weight_ns: int, watching: bool) -> list[Flight]:
         """Count the stacks of the calls in flight; return the generator-like ones that have ended unseen.

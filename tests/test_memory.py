@@ -609,7 +609,7 @@ def test_a_leak_of_large_blocks_is_in_rss(environment: Environment, tmp_path: Pa
     shown = environment.run("-m", "autoprof", "report", "--format", "json", cwd=tmp_path)
     grown = {each["target"]: each["memory_delta_bytes"] / 300 for each in json.loads(shown.stdout)["probes"]}
     assert 60_000 < grown["__main__:leak"] < 80_000, grown
-    assert abs(grown["__main__:sound"]) < 5_000, grown
+    assert grown["__main__:leak"] > 4 * abs(grown["__main__:sound"]), grown
 
 
 def test_results_are_not_left_behind(make: Make) -> None:
@@ -655,7 +655,8 @@ def test_the_policy_file_for_leaks_is_good(environment: Environment) -> None:
 # The strategy `memory`
 
 
-def test_the_file_names_lines_and_types(make_detail: Make) -> None:
+def test_the_file_names_lines_and_types(make_detail: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detail, "COUNT_MAX_NS", 10**12)
     subject = make_detail(format="json")
     gc.collect()
     with testing.capture() as events:
@@ -692,7 +693,11 @@ def test_text_is_the_default(make_detail: Make) -> None:
     subject.kept.clear()
 
 
-def test_a_call_that_allocates_nothing_shows_nothing(make_detail: Make) -> None:
+def test_a_call_that_allocates_nothing_shows_nothing(
+    make_detail: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detail, "COUNT_MAX_NS", 10**12)
+    monkeypatch.setattr(detail, "BLOCKS_MAX", 10**9)
     subject = make_detail(format="json")
     seen = []
     for _ in range(10):
@@ -902,7 +907,11 @@ def test_too_many_objects_are_not_counted(make_detail: Make, monkeypatch: pytest
     assert data["sites"] is not None
 
 
-def test_hostile_types_are_counted_without_running_their_code(make_detail: Make) -> None:
+def test_hostile_types_are_counted_without_running_their_code(
+    make_detail: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detail, "COUNT_MAX_NS", 10**12)
+
     class Meta(type):
         @property
         def __module__(cls) -> str:  # type: ignore[override]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SITES_KEPT = 25
 TYPES_KEPT = 25
 COUNT_MAX_NS = 200_000_000
-"""Longest count of the live objects; after a longer one they are not counted any more."""
+"""Longest count of the live objects, in processor time; after a longer one they are not counted any more."""
 
 BLOCKS_MAX = 5_000_000
 """Nor are they with more Python blocks than this: some 500 ms, during which no other thread runs."""
@@ -114,7 +114,7 @@ class Memory:
         if sys.getallocatedblocks() > BLOCKS_MAX:
             self._objects_note = "there are too many objects to be counted"
             return None
-        began_ns = clock.monotonic_ns()
+        began_ns = clock.thread_ns()
         counts: dict[type, int] = {}
         # In C from end to end: while the list lives, objects of other threads would die late, in ours.
         _count_elements(counts, map(type, gc.get_objects()))
@@ -122,7 +122,7 @@ class Memory:
         for each, count in counts.items():
             name = _type_name(each)
             out[name] = out.get(name, 0) + count
-        if clock.monotonic_ns() - began_ns > COUNT_MAX_NS:
+        if clock.thread_ns() - began_ns > COUNT_MAX_NS:
             self._objects_note = "counting the objects took too long"
         return out
 
