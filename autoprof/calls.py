@@ -15,7 +15,7 @@ from sys import _getframe, getprofile, gettrace, modules
 from autoprof import flight, gate, guard, telling
 from autoprof.clock import monotonic_ns
 from autoprof.flight import Flight, afloat, drop, push
-from autoprof.probe import Busy, close_for, combined_rate, retune
+from autoprof.probe import Busy, close_for, combined_rate, expire, retune
 from autoprof.sampler import frame_of, recorder
 
 TYPE_CHECKING = False
@@ -169,7 +169,7 @@ def _take_off(
     call.function = call.living = call.watches = call.states = call.result = None
     call.samples = 0
     call.done = False
-    call.limit_ns = probes[0].limit_ns
+    call.limit_ns = max([each.limit_ns for each in probes])
     try:
         call.caller = _getframe(depth)
     except ValueError:
@@ -216,29 +216,49 @@ def _really_busy(probe: Probe, ident: int) -> bool:
 def _start(call: Flight, probes: tuple[Probe, ...], ident: int) -> bool:
     """Tell receivers and strategies that the call begins; False when a strategy can't measure it now."""
     for each in probes:
-        if each.every_ns:
-            close_for(each, each.every_ns)
+        if each.expires_ns <= call.entered_ns:
+            expire(each)
+        elif not each.every_ns or close_for(each, each.every_ns):
+            continue
+        probes = call.probes = tuple([other for other in probes if other is not each])
+    if not probes:
+        return False
     if "blinker" in modules:
         telling.send_start(call)
-    states: list[Any] | None = None
     for each in probes:
         if each.strategy is not None:
-            call.started_ns = call.entered_ns
-            states = states or []
-            try:
-                states.append((each, each.strategy.start(each, call)))
-            except Busy:
-                each.skip("busy")
-                if len(probes) == 1:
-                    return False
-    call.states = states
-    if recorder.idle:
-        recorder.wake()
-    if not call.gate.generator_like:
-        push(call)
-    for each in probes:
-        each.busy.add(ident)
+            if not _start_strategies(call):
+                return False
+            break
+    try:
+        if recorder.idle:
+            recorder.wake()
+        if not call.gate.generator_like:
+            push(call)
+        for each in call.probes:
+            each.busy.add(ident)
+    except BaseException:
+        _stop_strategies(call, 0, False)
+        raise
     return True
+
+
+def _start_strategies(call: Flight) -> bool:
+    """Start what measures the call; False when nothing can now."""
+    for each in call.probes:
+        if each.strategy is None:
+            continue
+        call.started_ns = call.entered_ns
+        try:
+            state = each.strategy.start(each, call)
+            call.states = [*(call.states or ()), (each, state)]
+        except Busy:
+            each.skip("busy")
+            call.probes = tuple([other for other in call.probes if other is not each])
+        except BaseException:
+            _stop_strategies(call, 0, False)
+            raise
+    return bool(call.probes)
 
 
 def _begin_failed(gate_: Gate, probes: tuple[Probe, ...], error: Exception) -> None:
@@ -359,11 +379,12 @@ def conclude(call: Flight, ended_ns: int, result: str | None, error: BaseExcepti
     call.probes[0].overhead_ns += monotonic_ns() - ended_ns
 
 
-def _stop_strategies(call: Flight, duration_ns: int) -> dict[Probe, dict[str, Any]]:
+def _stop_strategies(call: Flight, duration_ns: int, whole: bool = True) -> dict[Probe, dict[str, Any]]:
+    """Stop what measures the call; keep what it found unless the call was not whole or under the threshold."""
     extra: dict[Probe, dict[str, Any]] = {}
-    for probe, state in call.states:
+    for probe, state in call.states or ():
         try:
-            kept = probe.threshold_ns is None or duration_ns >= probe.threshold_ns
+            kept = whole and (probe.threshold_ns is None or duration_ns >= probe.threshold_ns)
             extra[probe] = probe.strategy.stop(probe, call, state, duration_ns, kept)
         except Exception as failure:
             probe.skip("error")

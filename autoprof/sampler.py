@@ -11,9 +11,11 @@ import os
 import sys
 from _random import Random
 from _thread import allocate_lock
+from collections import deque
 
 from autoprof import clock, guard
 from autoprof.background import Background
+from autoprof.callstacks import AWAIT
 from autoprof.flight import Flight, afloat, drop_abandoned, in_flight
 
 TYPE_CHECKING = False
@@ -22,9 +24,12 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
     from typing import Any
 
+    from autoprof.callstacks import CallStacks, Key
+
 DEPTH_MAX = 128
 THREADS_A_TICK = 25
 STACKS_KEPT = 20_000
+ADDED_HELD = 1_000
 IDLE_AFTER_S = 0.25
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _random = Random(int.from_bytes(os.urandom(16), "little"))
@@ -47,6 +52,7 @@ class Sampler:
         interval_ns: the shortest interval any installed probe asks for.
         dropped: samples not kept because more than STACKS_KEPT different stacks came up between two drains.
         busy_ns: what the sampler itself has used.
+        followed: generator-like calls whose stacks a strategy wants for itself, at an interval of its own.
     """
 
     def __init__(self) -> None:
@@ -62,6 +68,8 @@ class Sampler:
         self._counts: dict[tuple[Any, tuple[int, ...]], list[int]] = {}
         self._labels: dict[int, tuple[CodeType, str]] = {}
         self._last_ns = 0
+        self.followed: dict[Flight, CallStacks] = {}
+        self._added: deque[tuple[Any, dict[tuple[str, ...], tuple[int, int]]]] = deque()
 
     def wake(self) -> None:
         """Start sampling; called by a probe when `idle` is set. Starts the thread at the first call."""
@@ -106,7 +114,7 @@ class Sampler:
         quiet_s = 0.0
         self._last_ns = clock.monotonic_ns()
         while thread.wanted:
-            interval_s = self.interval_ns / 1e9
+            interval_s = self._interval_ns() / 1e9
             pause_s = interval_s * (_random.random() if first else 0.5 + _random.random())
             first = False
             if not thread.pause(pause_s):
@@ -122,6 +130,11 @@ class Sampler:
                     self.idle = False
             self.tick()
 
+    def _interval_ns(self) -> int:
+        if not self.followed:
+            return self.interval_ns
+        return min([self.interval_ns, *[each.interval_ns for each in list(self.followed.values())]])
+
     def tick(self) -> None:
         """Look once at every thread with a call in flight."""
         now_ns = clock.monotonic_ns()
@@ -131,6 +144,9 @@ class Sampler:
         if not in_flight and not afloat:
             return
         used_ns = clock.thread_ns()
+        for call, stacks in list(self.followed.items()):
+            if now_ns >= stacks.until_ns:
+                self.followed.pop(call, None)
         try:
             with self._table_lock:
                 ended = self._look(now_ns, weight_ns)
@@ -180,7 +196,7 @@ class Sampler:
         """Add one look at a call: its code ids, leaf first; new stacks are named while their frames are at hand."""
         counts = self._counts
         for probe in each.probes:
-            if not probe.sampled:
+            if not probe.sampled or self._last_ns - each.started_ns > probe.limit_ns:
                 continue
             entry = counts.get((probe, ids))
             if entry is None:
@@ -194,6 +210,22 @@ class Sampler:
             entry[1] += weight_ns
             probe.samples += 1
             each.samples += 1
+
+    def _count_followed(self, each: Flight, leaf: FrameType, key: Key, depth: int, weight_ns: int) -> None:
+        """Add one look at a call to the stacks that a strategy wants of it.
+
+        Args:
+            key: code ids, leaf first; before them what is no frame.
+            depth: how many frames the key has.
+        """
+        stacks = self.followed.get(each)
+        if stacks is None:
+            return
+        if not stacks.knows(key):
+            self._name(leaf, depth)
+            labels: dict[Any, Any] = self._labels
+            stacks.name(key, [labels.get(each) or (None, str(each)) for each in key])
+        stacks.count(key, weight_ns)
 
     def _name(self, leaf: FrameType, depth: int) -> bool:
         """Keep the labels of the frames from a leaf on, and their code, so that no id is used twice; any of theirs?"""
@@ -244,6 +276,8 @@ class Sampler:
             flight_here = running.get(id(frame))
             if flight_here is not None:
                 self._count(flight_here, leaf, tuple(ids), weight_ns)
+                if self.followed:
+                    self._count_followed(flight_here, leaf, tuple(ids), len(ids), weight_ns)
             frame = frame.f_back
 
     def _look_at_suspended(self, each: Flight, living: object, weight_ns: int) -> None:
@@ -258,19 +292,33 @@ class Sampler:
                 break
             self._label(frame)
             ids.append(id(frame.f_code))
-            waiting = _awaited(waiting)
+            waiting = awaited(waiting)
             frame = frame_of(waiting)
         if leaf is not None:
             self._count(each, leaf, tuple(ids[::-1]), weight_ns)
+            if self.followed:
+                self._count_followed(each, leaf, (AWAIT, *ids[::-1]), len(ids), weight_ns)
+
+    def add(self, probe: Any, stacks: dict[tuple[str, ...], tuple[int, int]]) -> None:
+        """Have the next drain carry stacks that a strategy has counted itself: stack → samples, nanoseconds."""
+        if len(self._added) < ADDED_HELD:
+            self._added.append((probe, stacks))  # no lock: a signal handler may come here too
+        else:
+            self.dropped += sum(samples for samples, _ in stacks.values())
 
     def drain(self) -> Stacks:
         """Return the stacks since the last drain and forget them."""
+        out: Stacks = {}
+        while self._added:
+            probe, stacks = self._added.popleft()
+            for stack, (samples, weight_ns) in stacks.items():
+                before = out.get((probe, stack), (0, 0))
+                out[probe, stack] = (before[0] + samples, before[1] + weight_ns)
         if not self._counts:
-            return {}
+            return out
         with self._table_lock:
             counts, self._counts = self._counts, {}
             labels, self._labels = self._labels, {}
-        out: Stacks = {}
         for (probe, ids), (samples, weight_ns) in counts.items():
             stack = tuple(label for each in reversed(ids) if (label := labels[each][1]))
             before = out.get((probe, stack), (0, 0))
@@ -312,7 +360,8 @@ def _is_running(living: Any) -> bool:
     )
 
 
-def _awaited(waiting: Any) -> object | None:
+def awaited(waiting: Any) -> object | None:
+    """Return what a suspended coroutine or generator waits for; None when that is not known."""
     for name in ("cr_await", "gi_yieldfrom", "ag_await"):
         found: object | None = getattr(waiting, name, None)
         if found is not None:
