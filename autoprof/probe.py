@@ -259,7 +259,7 @@ def keep_time() -> None:
     """Open the gates whose `every` is over, close those whose `for` is; only one thread may be in here."""
     now_ns = monotonic_ns()
     for each, until_ns in list(reopen.items()):
-        if until_ns <= now_ns:
+        if until_ns <= now_ns and reopen.get(each) is until_ns:
             each.closed_until_ns = 0
             reopen.pop(each, None)
             _retune_all(each)
