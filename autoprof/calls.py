@@ -146,6 +146,8 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
         started_ns = call.started_ns = monotonic_ns()
         probes[0].overhead_ns += started_ns - entered_ns
     except BaseException as error:
+        if call is not None and call.states:
+            _stop_strategies(call, 0, False)
         _ground(ident, gate_, probes)
         if isinstance(error, (RecursionError, MemoryError)) or not isinstance(error, Exception):
             raise
@@ -169,7 +171,7 @@ def _take_off(
     call.function = call.living = call.watches = call.states = call.result = None
     call.samples = 0
     call.done = False
-    call.limit_ns = max([each.limit_ns for each in probes])
+    call.limit_ns = probes[0].limit_ns if len(probes) == 1 else max([each.limit_ns for each in probes])
     try:
         call.caller = _getframe(depth)
     except ValueError:
@@ -215,27 +217,29 @@ def _really_busy(probe: Probe, ident: int) -> bool:
 
 def _start(call: Flight, probes: tuple[Probe, ...], ident: int) -> bool:
     """Tell receivers and strategies that the call begins; False when a strategy can't measure it now."""
+    followed = False
     for each in probes:
         if each.expires_ns <= call.entered_ns:
             expire(each)
         elif not each.every_ns or close_for(each, each.every_ns):
+            if each.strategy is not None:
+                followed = True
             continue
         probes = call.probes = tuple([other for other in probes if other is not each])
     if not probes:
         return False
     if "blinker" in modules:
         telling.send_start(call)
-    for each in probes:
-        if each.strategy is not None:
-            if not _start_strategies(call):
-                return False
-            break
+    if followed:
+        if not _start_strategies(call):
+            return False
+        probes = call.probes
     try:
         if recorder.idle:
             recorder.wake()
         if not call.gate.generator_like:
             push(call)
-        for each in call.probes:
+        for each in probes:
             each.busy.add(ident)
     except BaseException:
         _stop_strategies(call, 0, False)

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import json
+import os
 import re
 import sys
 import threading
@@ -328,3 +329,25 @@ def test_a_generator_that_never_ends_frees_the_slot_at_the_limit(make: Make) -> 
         deadline.wait(0.05)
     assert not recorder.followed  # and the sampler's interval is the usual one again
     endless.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_inside_a_coroutine_is_not_followed(make: Make) -> None:
+    shop = make(SOURCE)
+
+    def act() -> int:
+        child = os.fork()
+        if child:
+            return child
+        status = 1
+        try:
+            followed = sys.getprofile(), stack_sampler.get_stack_sampler().subscribers, recorder.followed
+            shop.spin(0.01)
+            status = 0 if followed == (None, [], {}) and shop.strategy()._current is None else 2
+        finally:
+            os._exit(status)
+
+    child = asyncio.run(shop.work(1, 0.01, act=act))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert shop.probe.profiled == 1 and len(shop.files()) == 1
