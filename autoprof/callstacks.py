@@ -50,9 +50,11 @@ class CallStacks:
             self._table[key] = [0, 0, labels, [code for code, _ in named]]
 
     def count(self, key: Key, weight_ns: int) -> None:
-        """Add one look."""
-        self.samples += 1
+        """Add one look, unless it found nothing but autoprof itself."""
         entry = self._table.get(key)
+        if entry is not None and not entry[2]:
+            return
+        self.samples += 1
         if entry is None:
             self.dropped += 1
             return

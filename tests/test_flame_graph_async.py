@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from autoprof import testing
 from autoprof.sampler import recorder
 from autoprof.strategies import flame_graph
 from tests.flames import BACK_ENDS, Make, makes
@@ -115,7 +116,7 @@ def test_of_two_tasks_each_graph_shows_its_own(make: Make) -> None:
     assert "subject_flame:other" not in names and not any("run_forever" in name for name in names)
     awaited_ns, own_ns = split(stacks)
     # The other task spins for 300 ms while this one waits; three times 20 ms are this one's own.
-    assert awaited_ns > 60 * MS_NS > 0.9 * own_ns > 30 * MS_NS
+    assert awaited_ns > 60 * MS_NS and 30 * MS_NS < own_ns < 200 * MS_NS
 
 
 def test_of_two_coroutines_of_one_function_only_the_followed_one_is_drawn(make: Make) -> None:
@@ -127,7 +128,7 @@ def test_of_two_coroutines_of_one_function_only_the_followed_one_is_drawn(make: 
     asyncio.run(both())
     assert shop.probe.profiled == 1
     _, own_ns = split(shop.stacks())
-    assert own_ns < 100 * MS_NS  # the second one has 200 ms of its own
+    assert own_ns < 150 * MS_NS  # the second one has 200 ms of its own
 
 
 @pytest.mark.parametrize("format", ["svg", "html", "json"])
@@ -278,7 +279,7 @@ def test_a_generators_graph_leaves_its_consumer_out(make: Make) -> None:
         shop.spin(0.03)
     stacks = shop.stacks()
     assert {stack[0] for stack in stacks} == {"subject_flame:work_items"}
-    assert 30 * MS_NS < sum(stacks.values()) < 200 * MS_NS
+    assert 30 * MS_NS < sum(stacks.values()) < 220 * MS_NS
     assert shop.probe_of("work_items").profiled == 1
 
 
@@ -313,22 +314,18 @@ def test_generators_that_fail_are_closed_or_left_alone(make: Make) -> None:
 
 
 def test_a_generator_that_never_ends_frees_the_slot_at_the_limit(make: Make) -> None:
-    shop = make(SOURCE, duration="30ms")
-    endless = shop.work_items(1000, 0.02)
-    next(endless)
-    list(shop.work_items(1, 0.0))
-    assert shop.probe_of("work_items").skipped == {"busy": 1}
-    next(endless)
-    next(endless)
-    assert asyncio.run(shop.work(1, 0.01)) == "done"
-    assert shop.probe.profiled == 1
-    deadline = threading.Event()
-    for _ in range(100):
-        if not recorder.followed:
-            break
-        deadline.wait(0.05)
-    assert not recorder.followed  # and the sampler's interval is the usual one again
-    endless.close()
+    shop = make(SOURCE, duration="10s")
+    with testing.FakeClock() as clock:
+        endless = shop.work_items(1000, 0.0)
+        next(endless)
+        list(shop.work_items(1, 0.0))
+        assert shop.probe_of("work_items").skipped == {"busy": 1}
+        clock.advance(s=10)
+        list(shop.work_items(1, 0.0))
+        assert (shop.probe_of("work_items").calls, shop.probe_of("work_items").profiled) == (3, 1)
+        recorder.tick()
+        assert not recorder.followed  # and the sampler's interval is the usual one again
+        endless.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

@@ -274,9 +274,9 @@ def test_the_queue_is_bounded_and_drops_are_counted(make: Make, monkeypatch: pyt
 
 def test_stop_waits_two_seconds_at_most(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flusher, "PERIOD_S", 60.0)
-    monkeypatch.setattr(flusher, "CLOSE_S", 0.1)
+    monkeypatch.setattr(flusher, "CLOSE_S", 0.5)
     shop = make(output="{time}.svg", **{"async": True})
-    monkeypatch.setattr(artefacts, "render", lambda *_: time.sleep(0.2) or "late")
+    monkeypatch.setattr(artefacts, "render", lambda *_: time.sleep(0.6) or "late")
     for _ in range(5):
         shop.work(0.01)
         time.sleep(0.002)
