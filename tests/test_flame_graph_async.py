@@ -254,6 +254,17 @@ def test_a_coroutine_that_takes_no_step_is_not_waited_for_long(
     assert asyncio.run(coroutine) == "done"
 
 
+def test_another_coroutine_of_the_function_is_not_taken_for_the_one_waited_for(make: Make) -> None:
+    shop = make(SOURCE, format="json")
+    waited_for = shop.work(1, 0.01)
+    hook = sys.getprofile()
+    if hook is not None:  # the portable back end begins at the first step
+        asyncio.run(shop.work(1, 0.01))
+        assert sys.getprofile() == hook
+    assert asyncio.run(waited_for) == "done"
+    assert shop.probe.profiled == 1 and shop.stacks()
+
+
 def test_a_coroutine_dropped_half_way_on_another_thread(make: Make) -> None:
     shop = make(SOURCE)
     held: list[Any] = [shop.work(5, 0.0)]

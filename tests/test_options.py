@@ -227,6 +227,13 @@ def test_files_are_complete_when_the_call_returns(make: Make) -> None:
     assert json.loads(Path(path).read_text())["profiles"]
 
 
+def test_nothing_is_measured_while_a_file_is_made(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = make()
+    monkeypatch.setattr(artefacts, "render", lambda *_: shop.work(0.01))
+    shop.work(0.01)
+    assert (shop.probe.calls, shop.probe.profiled, shop.probe.skipped) == (2, 1, {"nested": 1})
+
+
 def test_async_files_are_written_by_the_worker(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = make(format="json", **{"async": True})
     threads: list[int] = []
@@ -322,6 +329,14 @@ def test_the_report_lists_a_replaced_file_once(make: Make) -> None:
     assert [(each.path, each.size_bytes) for each in data.artefacts] == [("sales.svg", newest_size)]
     assert text.render(data).count("sales.svg") == 1
     assert [each["path"] for each in json.loads(json_report.render(data))["artefacts"]] == ["sales.svg"]
+
+
+def test_a_file_that_two_stores_name_is_listed_once(make: Make) -> None:
+    shop = make(output="sales.svg")
+    shop.work(0.01)
+    report_of(shop)
+    data = StoreReader([str(shop.output), str(shop.output)]).select()
+    assert [each.path for each in data.artefacts] == ["sales.svg"]
 
 
 def test_the_stacks_reach_the_report(make: Make) -> None:

@@ -41,6 +41,7 @@ def test_a_busy_strategy_leaves_the_call_to_the_other_policies(load: Load, tmp_p
         full.strategy = Full()  # type: ignore[assignment]
         assert module.f(3) == 3
         assert (full.calls, full.profiled, full.skipped) == (1, 0, {"busy": 1})
+        assert not full.busy
         assert (other.calls, other.profiled, other.skipped) == (1, 1, {})
     finally:
         del sys.modules["subject_two"]

@@ -222,10 +222,10 @@ class Following:
             own = frame_of(coroutine) if coroutine is not None else None
             if own is None:
                 return
-            frames = self._frames(call_stack, leaf, own, True)
-            if not frames and not coroutine.cr_running:
+            if not coroutine.cr_running:
                 self._count(_awaiting(coroutine), AWAIT, weight_ns)
                 return
+            frames = self._frames(call_stack, leaf, own, True)  # none when it runs on another thread
         if frames:
             last = call_stack[-1].split("\0")
             self._count(frames, f"{_BUILT_IN}:{last[0]}" if last[1:2] == [_BUILT_IN] else "", weight_ns)
