@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from _thread import get_ident
+from functools import partial
 
 from autoprof import clock, guard
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
     from autoprof.flusher import Flusher
     from autoprof.probe import Probe
+    from autoprof.store import Artefact
 
 _TABLES = {
     "text": ("graph_text", "txt"),
@@ -36,22 +39,18 @@ def deliver(
 ) -> str | None:
     """Write what a strategy measured and announce it to the store; return its path, None when it can't be written.
 
+    Under `async: true` the flusher's thread does it, and the path is the one the file will have; None when too
+    many files wait already.
+
     Args:
-        data: what the view's renderers take.
+        data: what the view's renderers take; nobody may change it any more.
         view: a key of FORMATS.
     """
     from autoprof.store import Artefact
 
     format_ = probe.options.get("format") or next(iter(FORMATS[view]))
     path = path_for(folder, probe, FORMATS[view][format_][1], one_file=view != "stacks")
-    try:
-        measured = getattr(data, "measured", 1)
-        title = f"{probe.target}, {'one call' if measured == 1 else f'{measured:,} calls'}"
-        size_bytes = write_atomically(path, render(view, format_, data, title))
-    except Exception as error:
-        guard.report("artefact", error)
-        return None
-    announced = Artefact(
+    artefact = Artefact(
         probe.target,
         probe.rule,
         probe.policy,
@@ -60,10 +59,31 @@ def deliver(
         format_,
         clock.wall_ns(),
         duration_ns=duration_ns,
-        size_bytes=size_bytes,
     )
-    flusher.artefacts.append(announced)
-    return path
+    job = partial(_write, path, view, format_, data, artefact, flusher)
+    if probe.asynchronous:
+        return path if flusher.defer(job) else None
+    ident = get_ident()
+    entered = ident not in guard.suppressed
+    guard.suppressed.add(ident)
+    try:
+        return path if job() else None
+    finally:
+        if entered:
+            guard.suppressed.discard(ident)
+
+
+def _write(path: str, view: str, format_: str, data: Any, artefact: Artefact, flusher: Flusher) -> bool:
+    try:
+        measured = getattr(data, "measured", 1)
+        title = f"{artefact.target}, {'one call' if measured == 1 else f'{measured:,} calls'}"
+        content = render(view, format_, data, title)
+        artefact.size_bytes = write_atomically(path, content)
+    except Exception as error:
+        guard.report("artefact", error)
+        return False
+    flusher.artefacts.append(artefact)
+    return True
 
 
 def render(view: str, format_: str, data: Any, title: str) -> str | bytes:
@@ -84,7 +104,8 @@ def path_for(folder: str, probe: Probe, suffix: str, one_file: bool = False) -> 
     import time
     from binascii import crc32
 
-    target = "".join(each if each.isalnum() or each in "._-" else "-" for each in probe.target)[:100]
+    target = "".join([each if each.isalnum() or each in "._-" else "-" for each in probe.target])
+    target = target.encode("utf-8", "replace")[:100].decode("utf-8", "ignore")  # file names have 255 bytes
     moment = f"{time.strftime('%Y%m%d-%H%M%S')}-{clock.wall_ns() % 1_000_000_000 // 1_000_000:03d}"
     given = probe.options.get("output")
     if not given and one_file:
@@ -103,13 +124,16 @@ def write_atomically(path: str, content: str | bytes) -> int:
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content
-    temporary = f"{path}.{os.getpid()}.part"
+    temporary = f"{path}.{os.getpid()}-{get_ident()}.part"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        try:
+            os.unlink(temporary)
+        except OSError:
+            pass  # the folder is gone
         raise
     return len(data)

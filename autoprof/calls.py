@@ -17,7 +17,7 @@ from autoprof.clock import monotonic_ns
 from autoprof.declining import decline, has_gate, overtaken
 from autoprof.flight import Flight, afloat, drop, push
 from autoprof.frames import frame_of
-from autoprof.probe import IF_SLOW, Busy, close_for, combined_rate, retune
+from autoprof.probe import IF_SLOW, Busy, close_for, combined_rate, expire, retune
 from autoprof.sampler import recorder
 
 TYPE_CHECKING = False
@@ -146,6 +146,8 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
         started_ns = call.started_ns = monotonic_ns()
         probes[0].overhead_ns += started_ns - entered_ns
     except BaseException as error:
+        if call is not None and call.states:
+            _stop_strategies(call, 0, False)
         _ground(ident, gate_, probes)
         if isinstance(error, (RecursionError, MemoryError)) or not isinstance(error, Exception):
             raise
@@ -173,7 +175,7 @@ def _take_off(
         if each.threshold_ns is not None and each.sampled:
             call.stacks = {}
     call.done = False
-    call.limit_ns = probes[0].limit_ns
+    call.limit_ns = probes[0].limit_ns if len(probes) == 1 else max([each.limit_ns for each in probes])
     try:
         call.caller = _getframe(depth)
     except ValueError:
@@ -219,30 +221,53 @@ def _really_busy(probe: Probe, ident: int) -> bool:
 
 def _start(call: Flight, probes: tuple[Probe, ...], ident: int) -> bool:
     """Tell receivers and strategies that the call begins; False when a strategy can't measure it now."""
+    followed = False
     for each in probes:
-        if each.every_ns and each.policy != IF_SLOW:
-            close_for(each, each.every_ns)
+        if each.expires_ns <= call.entered_ns:
+            expire(each)
+        elif each.policy == IF_SLOW or not each.every_ns or close_for(each, each.every_ns):
+            if each.strategy is not None:
+                followed = True
+            continue
+        probes = call.probes = tuple([other for other in probes if other is not each])
+    if not probes:
+        return False
     if "blinker" in modules:
         telling.send_start(call)
-    states: list[Any] | None = None
-    for each in probes:
-        if each.strategy is not None and _wants_profile(call.gate, each):
-            call.started_ns = call.entered_ns
-            states = states or []
-            try:
-                states.append((each, each.strategy.start(each, call)))
-            except Busy as busy:
-                each.skip(busy.reason)
-                if len(probes) == 1:
-                    return False
-    call.states = states
-    if recorder.idle:
-        recorder.wake()
-    if not call.gate.generator_like:
-        push(call)
-    for each in probes:
-        each.busy.add(ident)
+    if followed:
+        if not _start_strategies(call):
+            return False
+        probes = call.probes
+    try:
+        if recorder.idle:
+            recorder.wake()
+        if not call.gate.generator_like:
+            push(call)
+        for each in probes:
+            each.busy.add(ident)
+    except BaseException:
+        _stop_strategies(call, 0, False)
+        raise
     return True
+
+
+def _start_strategies(call: Flight) -> bool:
+    """Start what measures the call; False when nothing can now."""
+    for each in call.probes:
+        if each.strategy is None or not _wants_profile(call.gate, each):
+            continue
+        call.started_ns = call.entered_ns
+        try:
+            state = each.strategy.start(each, call)
+            call.states = [*(call.states or ()), (each, state)]
+        except Busy as busy:
+            each.skip(busy.reason)
+            if each.policy != IF_SLOW:
+                call.probes = tuple([other for other in call.probes if other is not each])
+        except BaseException:
+            _stop_strategies(call, 0, False)
+            raise
+    return bool(call.probes)
 
 
 def _wants_profile(gate_: Gate, probe: Probe) -> bool:
@@ -396,11 +421,12 @@ def slow_is_kept(call: Flight, probe: Probe, duration_ns: int, measured: bool) -
     return measured if probe.strategy is not None else gate._random.random() < probe.keeps
 
 
-def _stop_strategies(call: Flight, duration_ns: int) -> dict[Probe, dict[str, Any]]:
+def _stop_strategies(call: Flight, duration_ns: int, whole: bool = True) -> dict[Probe, dict[str, Any]]:
+    """Stop what measures the call; keep what it found unless the call was not whole or under the threshold."""
     extra: dict[Probe, dict[str, Any]] = {}
-    for probe, state in call.states:
+    for probe, state in call.states or ():
         try:
-            kept = probe.threshold_ns is None or duration_ns >= probe.threshold_ns
+            kept = whole and (probe.threshold_ns is None or duration_ns >= probe.threshold_ns)
             extra[probe] = probe.strategy.stop(probe, call, state, duration_ns, kept)
         except Exception as failure:
             probe.skip("error")

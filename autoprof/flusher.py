@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from _thread import allocate_lock
+from collections import deque
+from time import monotonic
 
 from autoprof import clock, guard
 from autoprof import probe as probes
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 PERIOD_S = 0.5
 RETRY_S = 5.0
 STACKS_HELD = 20_000
+JOBS_HELD = 16
+CLOSE_S = 2.0
 POSTPONED_MAX = 10
 """Periods that a flush waits while tracemalloc is on: what it allocates would be in the application's figures."""
 
@@ -44,6 +48,7 @@ class Flusher:
         self.artefacts: list[Any] = []
         self.states: Callable[[], list[Any] | None] = _no_news
         self.on_window: Callable[[Probe, int, float], None] = _nobody
+        self._jobs: deque[Callable[[], object]] = deque()
         self._unsent_probes: list[Any] = []
         self._unsent_stacks: dict[Any, tuple[int, int]] = {}
         self._sampled: dict[Probe, int] = {}
@@ -80,30 +85,46 @@ class Flusher:
     def _run(self, thread: Background) -> None:
         postponed = 0
         while thread.pause(self._pause_s()):
-            self._reopen()
+            probes.keep_time()
             if postponed < POSTPONED_MAX and _memory_is_traced():
                 postponed += 1
                 continue
             postponed = 0
+            self._work()
             self.flush()
 
     def _pause_s(self) -> float:
         pause_s = PERIOD_S
-        if probes.reopen:
-            now_ns = clock.monotonic_ns()
-            due_ns = min(each.closed_until_ns for each in list(probes.reopen))
-            pause_s = min(pause_s, max((due_ns - now_ns) / 1e9, 0.001))
+        due_ns = probes.next_turn_ns()
+        if due_ns is not None:
+            pause_s = min(pause_s, max((due_ns - clock.monotonic_ns()) / 1e9, 0.001))
         return pause_s
 
-    def _reopen(self) -> None:
-        """Open the gates whose `every` is over."""
-        now_ns = clock.monotonic_ns()
-        for each in list(probes.reopen):
-            if each.closed_until_ns <= now_ns:
-                probes.reopen.remove(each)
-                each.closed_until_ns = 0
-                for gate in each.gates:
-                    probes.retune(gate)
+    def defer(self, job: Callable[[], object]) -> bool:
+        """Have the background thread do something; False, counted as dropped, when it has too much to do."""
+        if self._closed or len(self._jobs) >= JOBS_HELD:
+            self.dropped += 1
+            return False
+        self._jobs.append(job)
+        self.start()
+        return True
+
+    def _work(self, deadline_s: float | None = None) -> None:
+        """Do the deferred jobs; drop what is left at the deadline (of `time.monotonic`)."""
+        while self._jobs:
+            try:
+                job = self._jobs.popleft()
+            except IndexError:
+                return  # the other of the thread and `close` was faster
+            if deadline_s is not None and monotonic() >= deadline_s:
+                self.dropped += 1
+                continue
+            used_ns = clock.thread_ns()
+            try:
+                job()
+            except Exception as error:
+                guard.count("background", error)
+            self.busy_ns += clock.thread_ns() - used_ns
 
     def flush(self) -> None:
         """Collect and write; failures are kept for later, told once."""
@@ -231,7 +252,9 @@ class Flusher:
     def close(self) -> None:
         """Write what is left and end the thread; waits at most 2 s."""
         self._closed = True
-        self.rest(2.0)
+        deadline_s = monotonic() + CLOSE_S
+        self.rest(CLOSE_S)
+        self._work(deadline_s)
         self._window_ns = 0
         self._retry_ns = 0
         self.flush()

@@ -6,6 +6,7 @@ import weakref
 from types import CodeType, FunctionType
 
 from autoprof import calls, guard, marking, stopwatch, strategies
+from autoprof import probe as probes
 from autoprof.gate import Gate, TimedGate
 from autoprof.probe import IF_SLOW, Probe
 from autoprof.rewrite import backend as backends
@@ -122,6 +123,9 @@ class Installer:
             made.state, made.reason = "disabled", f"{key} is not active in this version"
         elif options.get("enabled") is False:
             made.state, made.reason = "disabled", "enabled: false"
+        for_ns = options.get("for_ns")
+        if for_ns is not None and self.policy is not None and made.state == "installed":
+            probes.expire_at(made, self.policy.loaded_ns + for_ns)
         self.probes[target, kind] = made
         if made.state == "installed":
             self.on_installed(made)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 from autoprof import schema
+from autoprof.clock import monotonic_ns
 from autoprof.globs import Pattern, compile_glob, never_matched
 from autoprof.schema import options_for
 
@@ -163,13 +162,13 @@ class Policy:
         rules: Sequence[Rule] = (),
         *,
         settings: Mapping[str, object] | None = None,
-        clock: Callable[[], int] = time.monotonic_ns,
+        clock: Callable[[], int] | None = None,
     ) -> None:
         for name, value in {**_default_settings(), **(settings or {})}.items():
             setattr(self, name, value)
         self.rules = tuple(rules)
-        self.loaded_ns = clock()
-        self._clock = clock
+        self._clock = clock or _now_ns
+        self.loaded_ns = self._clock()
         self._active = tuple(rule for rule in self.rules if not rule.excluded(self.env))
         granting = [pattern for rule in self._active if rule.policy != "none" for pattern in rule.match]
         # What may reach a module: by its top-level package, else only globs with a wildcard in that part.
@@ -331,6 +330,10 @@ def _names(module: str, aliases: tuple[str, ...]) -> tuple[str, ...]:
     if "__main__" in names:
         names.insert(0, "__main__")
     return tuple(dict.fromkeys(names))
+
+
+def _now_ns() -> int:
+    return monotonic_ns()  # looked up at each call: tests put a fake clock in
 
 
 def _never_module(module: str) -> bool:

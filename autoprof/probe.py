@@ -70,6 +70,7 @@ class Probe:
         memory_counts: sums of other changes of memory since they were last taken; see `store_records.ProbeDelta`.
         durations: histogram since it was last taken; its memory is bounded, whatever the rate.
         sampled: whether the flight recorder keeps stacks for it.
+        expires_ns: moment of the monotonic clock at which its rule's `for` is over.
     """
 
     __slots__ = (
@@ -86,6 +87,7 @@ class Probe:
         "durations",
         "emits",
         "every_ns",
+        "expires_ns",
         "gates",
         "keeps",
         "limit_ns",
@@ -123,6 +125,7 @@ class Probe:
         self.threshold_ns: int | None = options.get("threshold_ns")
         self.limit_ns: int = options.get("duration_ns") or gate.FOREVER
         self.every_ns: int = options.get("every_ns") or 0
+        self.expires_ns: int = gate.FOREVER
         self.emits = bool(options.get("emit_metrics", True))
         self.check_load = bool(options.get("check_load", True))
         self.asynchronous = bool(options.get("asynchronous", False))
@@ -268,13 +271,77 @@ def combined_rate(gate_: Gate) -> float:
     return 1.0 - none_wants
 
 
-def close_for(probe: Probe, span_ns: int) -> None:
-    """Close a probe's gates for a while; the session's clock opens them again."""
-    probe.closed_until_ns = monotonic_ns() + span_ns
+reopen: dict[Probe, int] = {}
+"""Probes whose gates wait for the end of their `every`, with that moment."""
+
+expiring: set[Probe] = set()
+"""Probes whose rule has a `for` that is not over yet."""
+
+
+def close_for(probe: Probe, span_ns: int) -> bool:
+    """Close a probe's gates for a while; False when another thread's call has done so first.
+
+    `keep_time` opens them again.
+    """
+    until_ns = monotonic_ns() + span_ns
+    # `is`: two threads may read the same nanosecond, but each adds up an int of its own.
+    if reopen.setdefault(probe, until_ns) is not until_ns:
+        return False
+    probe.closed_until_ns = until_ns
     for each in probe.gates:
         each.scale = gate.gap_scale(combined_rate(each))
-    reopen.append(probe)
+    return True
 
 
-reopen: list[Probe] = []
-"""Probes whose gates wait for `closed_until_ns`; read by the session's clock."""
+def expire_at(probe: Probe, moment_ns: int) -> None:
+    """Let a probe measure up to a moment of the monotonic clock."""
+    probe.expires_ns = moment_ns
+    expiring.add(probe)
+
+
+def expire(probe: Probe) -> None:
+    """End a probe whose rule's `for` is over; its calls stay counted."""
+    expiring.discard(probe)
+    if probe.state == "installed":
+        from autoprof.units import format_duration
+
+        probe.state = "disabled"
+        probe.reason = f"its time is over (for: {format_duration(probe.options['for_ns'])})"
+        _retune_all(probe)
+
+
+def keep_time() -> None:
+    """Open the gates whose `every` is over, close those whose `for` is; only one thread may be in here."""
+    now_ns = monotonic_ns()
+    for each, until_ns in list(reopen.items()):
+        if until_ns <= now_ns and reopen.get(each) is until_ns:
+            each.closed_until_ns = 0
+            reopen.pop(each, None)
+            _retune_all(each)
+    expire_due()
+
+
+def expire_due() -> None:
+    """End the probes whose rule's `for` is over."""
+    for each in list(expiring):
+        if each.expires_ns <= monotonic_ns():
+            expire(each)
+
+
+def next_turn_ns() -> int | None:
+    """Return the moment of the monotonic clock at which `keep_time` has something to do; None: never."""
+    moments = [*reopen.values(), *[each.expires_ns for each in list(expiring)]]
+    return min(moments) if moments else None
+
+
+def forget_time() -> None:
+    """Let go of what waits for its time: the session has ended."""
+    reopen.clear()
+    expiring.clear()
+
+
+def _retune_all(probe: Probe) -> None:
+    for each in probe.gates:
+        # A gate before its first call takes the rate then: it must come to `first`, which wakes the session.
+        if each.used or each.size:
+            retune(each)

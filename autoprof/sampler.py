@@ -11,9 +11,11 @@ import os
 import sys
 from _random import Random
 from _thread import allocate_lock
+from collections import deque
 
 from autoprof import clock, guard
 from autoprof.background import Background
+from autoprof.callstacks import AWAIT
 from autoprof.flight import Flight, afloat, drop_abandoned, in_flight
 from autoprof.frames import DEPTH_MAX, awaited, frame_label, frame_of, is_running, label_of, reservoir
 from autoprof.watching import Watch
@@ -24,8 +26,11 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
     from typing import Any
 
+    from autoprof.callstacks import CallStacks, Key
+
 STACKS_KEPT = 20_000
 STACKS_A_CALL = 2_000
+ADDED_HELD = 1_000
 IDLE_AFTER_S = 0.25
 DROWSY_AFTER_S, DROWSY = 60.0, 10
 """After a minute without a call of a watched function the intervals are ten times as long."""
@@ -44,6 +49,7 @@ class Sampler:
         busy_ns: what the sampler itself has used.
         deadlines: key → (monotonic ns, what to call then), for strategies that stop before their call ends; looked at
             while any call is in flight.
+        followed: generator-like calls whose stacks a strategy wants for itself, at an interval of its own.
     """
 
     def __init__(self) -> None:
@@ -61,7 +67,8 @@ class Sampler:
         self._labels: dict[int, tuple[CodeType, str]] = {}
         self._last_ns = 0
         self.watch = Watch()
-        self._kept: list[tuple[Any, dict[tuple[str, ...], list[int]]]] = []
+        self.followed: dict[Flight, CallStacks] = {}
+        self._added: deque[tuple[Any, dict[tuple[str, ...], tuple[int, int]]]] = deque()
 
     def wake(self) -> None:
         """Start sampling; called by a probe when `idle` is set. Starts the thread at the first call."""
@@ -107,7 +114,7 @@ class Sampler:
         quiet_s = 0.0
         self._last_ns = clock.monotonic_ns()
         while thread.wanted:
-            interval_s = self.interval_ns / 1e9
+            interval_s = self._interval_ns() / 1e9
             pause_s = interval_s * (_random.random() if first else 0.5 + _random.random())
             if quiet_s > DROWSY_AFTER_S:
                 pause_s *= DROWSY
@@ -126,6 +133,11 @@ class Sampler:
                     self.idle = False
             self.tick(moved)
 
+    def _interval_ns(self) -> int:
+        if not self.followed:
+            return self.interval_ns
+        return min([self.interval_ns, *[each.interval_ns for each in list(self.followed.values())]])
+
     def tick(self, watching: bool = False) -> None:
         """Look once at every thread with a call in flight, or with `watching` at every thread."""
         now_ns = clock.monotonic_ns()
@@ -135,6 +147,9 @@ class Sampler:
         if not in_flight and not afloat and not watching:
             return
         used_ns = clock.thread_ns()
+        for call, stacks in list(self.followed.items()):
+            if now_ns >= stacks.until_ns:
+                self.followed.pop(call, None)
         try:
             with self._table_lock:
                 ended = self._look(now_ns, weight_ns, watching)
@@ -197,6 +212,8 @@ class Sampler:
         for probe in each.probes:
             if not probe.sampled or probe.threshold_ns is not None:
                 continue
+            if self._last_ns - each.started_ns > probe.limit_ns:
+                continue
             entry = counts.get((probe, ids))
             if entry is None:
                 if not self._name(leaf, len(ids)):
@@ -230,7 +247,23 @@ class Sampler:
     def keep(self, probe: Any, stacks: dict[tuple[str, ...], list[int]]) -> None:
         """Have the stacks of one call stored after all."""
         probe.samples += sum([sums[0] for sums in stacks.values()])
-        self._kept.append((probe, stacks))  # no lock: a signal handler may come in between
+        self.add(probe, {stack: (sums[0], sums[1]) for stack, sums in stacks.items()})
+
+    def _count_followed(self, each: Flight, leaf: FrameType, key: Key, depth: int, weight_ns: int) -> None:
+        """Add one look at a call to the stacks that a strategy wants of it.
+
+        Args:
+            key: code ids, leaf first; before them what is no frame.
+            depth: how many frames the key has.
+        """
+        stacks = self.followed.get(each)
+        if stacks is None:
+            return
+        if not stacks.knows(key):
+            self._name(leaf, depth)
+            labels: dict[Any, Any] = self._labels
+            stacks.name(key, [labels.get(each) or (None, str(each)) for each in key])
+        stacks.count(key, weight_ns)
 
     def _name(self, leaf: FrameType, depth: int) -> bool:
         """Keep the labels of the frames from a leaf on, and their code, so that no id is used twice; any of theirs?"""
@@ -281,6 +314,8 @@ class Sampler:
             flight_here = running.get(id(frame))
             if flight_here is not None:
                 self._count(flight_here, leaf, tuple(ids), weight_ns)
+                if self.followed:
+                    self._count_followed(flight_here, leaf, tuple(ids), len(ids), weight_ns)
             frame = frame.f_back
 
     def _look_at_suspended(self, each: Flight, living: object, weight_ns: int) -> None:
@@ -299,24 +334,33 @@ class Sampler:
             frame = frame_of(waiting)
         if leaf is not None:
             self._count(each, leaf, tuple(ids[::-1]), weight_ns)
+            if self.followed:
+                self._count_followed(each, leaf, (AWAIT, *ids[::-1]), len(ids), weight_ns)
+
+    def add(self, probe: Any, stacks: dict[tuple[str, ...], tuple[int, int]]) -> None:
+        """Have the next drain carry stacks that a strategy has counted itself: stack → samples, nanoseconds."""
+        if len(self._added) < ADDED_HELD:
+            self._added.append((probe, stacks))  # no lock: a signal handler may come here too
+        else:
+            self.dropped += sum(samples for samples, _ in stacks.values())
 
     def drain(self) -> Stacks:
         """Return the stacks since the last drain and forget them."""
-        if not self._counts and not self._kept:
-            return {}
+        out: Stacks = {}
+        while self._added:
+            probe, stacks = self._added.popleft()
+            for stack, (samples, weight_ns) in stacks.items():
+                before = out.get((probe, stack), (0, 0))
+                out[probe, stack] = (before[0] + samples, before[1] + weight_ns)
+        if not self._counts:
+            return out
         with self._table_lock:
             counts, self._counts = self._counts, {}
             labels, self._labels = self._labels, {}
-        out: Stacks = {}
         for (probe, ids), (samples, weight_ns) in counts.items():
             stack = tuple(label for each in reversed(ids) if (label := labels[each][1]))
             before = out.get((probe, stack), (0, 0))
             out[probe, stack] = (before[0] + samples, before[1] + weight_ns)
-        kept, self._kept = self._kept, []
-        for probe, stacks in kept:
-            for stack, sums in stacks.items():
-                before = out.get((probe, stack), (0, 0))
-                out[probe, stack] = (before[0] + sums[0], before[1] + sums[1])
         return out
 
 

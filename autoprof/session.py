@@ -64,11 +64,8 @@ class Session:
         """Return the state of every probe and unmatched rule for the store, if it is not the one told last."""
         self._warn_of_unmatched_rules()
         probes_now = list(self.installer.probes.values())
-        signature = (
-            len(probes_now),
-            len(self.installer.matched_rules),
-            sum(not each.reason for each in probes_now),
-        )
+        states_now = [(each.state, bool(each.reason)) for each in probes_now]
+        signature = (len(self.installer.matched_rules), states_now)
         if signature == self._told:
             return None
         self._told = signature
@@ -153,8 +150,9 @@ class Session:
                 recorder.wake()
         for each in {*gate.probes, gate.timer} - {None}:
             self.flusher.watch(each)
-            if each.reason:
+            if each.reason and each.state == "installed":
                 each.reason = ""
+        probes.expire_due()
         self.flusher.start()
 
     def _installed(self, probe: Probe) -> None:
@@ -220,6 +218,7 @@ class Session:
         self.flusher.close()
         if telling.send_internal_error in guard.listeners:
             guard.listeners.remove(telling.send_internal_error)
+        probes.forget_time()
         for each in self.installer.probes.values():
             each.state, each.reason = "removed", "autoprof.stop() was called"
 
@@ -249,13 +248,14 @@ class Session:
         for strategy in self.strategies.values():
             strategy.forget()
         close_with_multiprocessing(self.flusher)
-        if probes.reopen or old.active:
+        if probes.next_turn_ns() is not None or old.active:
             self.flusher.start()
 
     def status(self) -> list[ProbeStatus]:
         """Return the state of every probe."""
         from autoprof.probe_status import ProbeStatus
 
+        probes.expire_due()
         return [ProbeStatus.of(each) for each in self.installer.probes.values()]
 
 

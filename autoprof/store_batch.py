@@ -92,8 +92,7 @@ class Batch:
         many(UPSERTS["counts"], map(self._counts, probes))
         many(UPSERTS["detail_counts"], [row for probe in probes for row in self._details(probe)])
         many(UPSERTS["stack_counts"], map(self._stack, stacks))
-        # A file that has replaced an earlier one is listed once.
-        many("DELETE FROM artefacts WHERE process = ? AND path = ?", map(self._place, artefacts))
+        many("DELETE FROM artefacts WHERE path = ?", [(store_text(item.path),) for item in artefacts])
         many(f"INSERT INTO artefacts VALUES (NULL{', ?' * 7})", map(self._artefact, artefacts))
         if states is not None:
             self._connection.execute("DELETE FROM probe_states WHERE process = ?", (self._process,))

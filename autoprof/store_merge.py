@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fnmatch import fnmatchcase
 
 from autoprof.store_file import CALLEE, DURATION, MEMORY, SKIPPED
@@ -22,6 +23,7 @@ class Merge:
     def __init__(self, data: ReportData, runs: set[str], target_glob: str | None) -> None:
         self._data, self._runs, self._glob = data, runs, target_glob
         self._rows: dict[Key, ProbeRow] = {}
+        self._files: dict[str, Artefact] = {}
         self.slot: int | None = None
         self.since_ns: int | None = None
         self.with_stacks = True
@@ -51,6 +53,7 @@ class Merge:
         data = self._data
         data.processes.sort(key=lambda row: (row.started_ns, row.host, row.pid))
         data.probes = sorted(self._rows.values(), key=_importance)
+        data.artefacts = sorted(self._files.values(), key=lambda item: item.created_ns)
         data.dropped = sum(row.dropped for row in data.processes)
         starts = [row.started_ns for row in data.processes]
         if starts:
@@ -141,10 +144,14 @@ class Merge:
             "SELECT probe, path, format, created_ns, duration_ns, size_bytes FROM artefacts "
             f"WHERE {where}{since} ORDER BY created_ns"
         )
+        folder = os.path.dirname(file.connection.execute("PRAGMA database_list").fetchone()[2] or "")
         for probe, path, kind, created_ns, duration_ns, size_bytes in file.connection.execute(query):
             item = Artefact(*probes[probe], path, kind, created_ns)
             item.duration_ns, item.size_bytes = duration_ns, size_bytes
-            self._data.artefacts.append(item)
+            # Under a fixed `output:` one profile takes another's place: there is one file, the newest.
+            place = os.path.join(folder, path)
+            if place not in self._files or self._files[place].created_ns <= created_ns:
+                self._files[place] = item
 
     def _add_states(self, file: File, where: str, probes: dict[int, tuple[str, str, str, str]]) -> None:
         query = f"SELECT probe, state, reason FROM probe_states WHERE {where}"

@@ -133,8 +133,7 @@ class force:
 
 def _set_rate(probe: Probe, rate: float, every_ns: int) -> None:
     probe.rate, probe.every_ns, probe.closed_until_ns = rate, every_ns, 0
-    while probe in probes.reopen:
-        probes.reopen.remove(probe)
+    probes.reopen.pop(probe, None)
     for gate in probe.gates:
         if gate.begin is not calls.first:  # a gate before its first call takes the rate then
             probes.retune(gate)

@@ -59,7 +59,6 @@ def _inactive(root: Node, settings: dict[str, object], rules: list[Rule]) -> tup
         off = all(settings.get(field, 1) in (None, ()) for field in fields.get(name, (name,)))
         if name in schema.LATER_KEYS and not off:
             found.append(name)
-    found += ["for" for rule in rules if rule.for_ns is not None and "for" in schema.LATER_KEYS]
     for rule in rules:
         if rule.policy in schema.LATER_POLICIES:
             found.append(f"policy: {rule.policy}")

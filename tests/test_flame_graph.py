@@ -1,4 +1,4 @@
-"""The strategy `flame_graph`: one call, followed by pyinstrument, drawn by our own renderers."""
+"""The strategy `flame_graph`: one call, followed by pyinstrument's hook, drawn by our own renderers."""
 
 from __future__ import annotations
 
@@ -9,63 +9,27 @@ import sys
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autoprof import session, testing
-from autoprof.probe import Probe
-from tests import mechanisms
+from autoprof import guard, testing
+from autoprof.sampler import recorder
+from tests.flames import BACK_ENDS, Make, makes
 
-pytest.importorskip("pyinstrument")
-
-SOURCE = """
-from time import perf_counter
-def work(seconds=0.03, act=None, fail=None):
-    run_spin(seconds)
-    if act: return act()
-    if fail: raise fail
-    return "done"
-def run_spin(seconds):
-    end = perf_counter() + seconds
-    while perf_counter() < end: pass
-"""
+stack_sampler = pytest.importorskip("pyinstrument.stack_sampler")
 
 
-class Shop:
-    """A module with `flame_graph` on `work`."""
-
-    def __init__(self, module: Any, output: Path) -> None:
-        self.work = module.work
-        self.module = module
-        self.output = output
-
-    @property
-    def probe(self) -> Probe:
-        assert session.current is not None
-        return session.current.installer.probes[f"{self.module.__name__}:work", "flame_graph"]
-
-    def files(self) -> list[Path]:
-        return sorted(path for path in self.output.glob("**/*") if path.is_file() and ".db" not in path.name)
-
-
-Make = Callable[..., Shop]
-
-
-@pytest.fixture(params=["spliced_at_import", "decorated_at_import"])
+@pytest.fixture(params=BACK_ENDS)
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
-    def make_shop(**options: Any) -> Shop:
-        name = "subject_flame"
-        start = mechanisms.policy(name, str(tmp_path / "out"))
-        start["rules"] = [{"match": f"{name}:work", "policy": "flame_graph", "every": "0s", **options}]
-        return Shop(mechanisms.MECHANISMS[request.param](SOURCE, name, start), tmp_path / "out")
+    yield from makes(request.param, tmp_path)
 
-    yield make_shop
-    session.stop()
-    sys.modules.pop("subject_flame", None)
-    assert sys.getprofile() is None
+
+def subscribers() -> list[Any]:
+    """Return who else than nobody has pyinstrument's hook on this thread."""
+    return list(stack_sampler.get_stack_sampler().subscribers)
 
 
 def test_svg_is_the_default(make: Make) -> None:
@@ -138,8 +102,6 @@ def test_an_unwritable_place_costs_the_file_only(make: Make, tmp_path: Path) -> 
     with testing.capture("complete") as events:
         assert shop.work() == "done"
     assert events[0].metadata["profile"] is None
-    from autoprof import guard
-
     assert guard.internal_errors.pop("artefact") == 1
 
 
@@ -214,24 +176,191 @@ def test_a_call_too_short_for_a_sample_makes_no_file(make: Make) -> None:
     assert len(shop.files()) <= 1
 
 
-def test_measuring_stops_after_the_duration(make: Make) -> None:
+def test_measuring_stops_at_the_duration(make: Make) -> None:
+    shop = make(duration="30ms", format="json")
+    seen: list[Any] = []
+
+    def act() -> str:
+        seen.append((sys.getprofile(), subscribers()))
+        shop.run_spin(0.02)
+        return "went on"
+
+    assert shop.work(0.08, act=act) == "went on"
+    assert seen == [(None, [])]
+    stacks = shop.stacks()
+    assert 5_000_000 < sum(stacks.values()) <= 30_000_000
+    assert not any("act" in name for stack in stacks for name in stack)
+    shop.files()[0].unlink()
+    shop.work(0.01)
+    assert sum(shop.stacks().values()) < 30_000_000  # no time from between the two
+
+
+def test_after_the_limit_another_call_may_be_followed(make: Make) -> None:
+    shop = make(duration="20ms")
+
+    def other() -> None:
+        thread = threading.Thread(target=shop.work, args=(0.02,))
+        thread.start()
+        thread.join()
+
+    shop.work(0.04, act=other)
+    assert (shop.probe.profiled, shop.probe.skipped) == (2, {})
+
+
+def test_one_long_call_in_c_counts_up_to_the_limit(make: Make) -> None:
     shop = make(duration="20ms", format="json")
-    shop.work(0.08)
-    (path,) = shop.files()
-    total_ns = sum(json.loads(path.read_text())["profiles"][0]["weights"])
-    assert total_ns < 45_000_000
+    shop.work(0.0, act=lambda: time.sleep(0.06))
+    assert 10_000_000 < sum(shop.stacks().values()) <= 20_000_000
 
 
-def test_generators_are_left_alone(tmp_path: Path) -> None:
-    start = mechanisms.policy("subject_flame", str(tmp_path / "out"))
-    start["rules"] = [{"match": "subject_flame:*", "policy": "flame_graph"}]
-    module = mechanisms.spliced_at_import("def numbers():\n    yield 1\n", "subject_flame", start)
+def test_the_applications_profiler_after_the_limit_counts_from_its_own_start(make: Make) -> None:
+    from pyinstrument import Profiler
+
+    shop = make(duration="5ms")
+    totals: list[float] = []
+
+    def act() -> None:
+        shop.run_spin(0.05)
+        with Profiler(interval=0.001) as profiler:
+            shop.run_spin(0.01)
+        totals.append(sum(span_s for _, span_s in profiler.last_session.frame_records))
+        totals.append(profiler.last_session.duration)
+
+    shop.work(0.01, act=act)
+    assert 0 < totals[0] <= totals[1]
+
+
+def test_labels_are_the_samplers(make: Make) -> None:
+    source = """
+from time import perf_counter, sleep
+class Till:
+    def add(self, seconds):
+        def spin():
+            end = perf_counter() + seconds
+            while perf_counter() < end: pass
+        spin()
+        sleep(0.01)
+def work():
+    Till().add(0.02)
+"""
+    shop = make(source, format="json")
+    shop.work()
+    stacks = shop.stacks()
+    inner = ("subject_flame:work", "subject_flame:Till.add", "subject_flame:Till.add.<locals>.spin")
+    assert sum(weight_ns for stack, weight_ns in stacks.items() if stack[:3] == inner) > 10_000_000
+    assert stacks["subject_flame:work", "subject_flame:Till.add", "<built-in>:sleep"] > 8_000_000
+    labels = {label for (probe, stack) in recorder.drain() if probe is shop.probe for label in stack}
+    assert "subject_flame:Till.add (/nowhere/subject_flame.py:4)" in labels
+
+
+def test_recursion_keeps_every_level(make: Make) -> None:
+    source = """
+from time import perf_counter
+def work(depth=3):
+    if depth: return work(depth - 1)
+    end = perf_counter() + 0.02
+    while perf_counter() < end: pass
+"""
+    shop = make(source, format="json", rate=1.0)
+    shop.work()
+    deepest = max(shop.stacks(), key=len)
+    assert [each for each in deepest if each == "subject_flame:work"] == ["subject_flame:work"] * 4
+    assert shop.probe.calls == 4
+
+
+def test_a_profiler_of_the_applications_inside_stays(make: Make) -> None:
+    shop = make()
+
+    def mine(*_: object) -> None:
+        """A profile function."""
+
     try:
-        assert list(module.numbers()) == [1]
-        assert sys.getprofile() is None
+        shop.work(0.01, act=lambda: sys.setprofile(mine))
+        assert sys.getprofile() is mine
     finally:
-        session.stop()
-        del sys.modules["subject_flame"]
+        sys.setprofile(None)
+    assert not subscribers()
+    shop.work(0.01)
+    assert shop.probe.profiled == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_failed_start_leaves_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    shop = make()
+    real = stack_sampler.StackSampler.subscribe
+
+    def fails(self: Any, *args: Any, **more: Any) -> None:
+        real(self, *args, **more)
+        raise error("in the middle")
+
+    monkeypatch.setattr(stack_sampler.StackSampler, "subscribe", fails)
+    if error is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            shop.work(0.0)
+    else:
+        assert shop.work(0.0) == "done"
+        assert shop.probe.skipped == {"error": 1}
+        assert guard.internal_errors.pop("begin") == 1
+    assert sys.getprofile() is None and not subscribers()
+    monkeypatch.undo()
+    assert shop.work(0.01) == "done"
+    assert shop.probe.profiled == 1
+
+
+def test_a_failing_look_ends_the_following_only(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autoprof.strategies.flame_graph import Following
+
+    shop = make()
+    monkeypatch.setattr(Following, "_label", lambda *_: 1 / 0)
+    hooks: list[Any] = []
+    assert shop.work(0.01, act=lambda: hooks.append(sys.getprofile())) is None
+    assert hooks == [None]
+    assert guard.internal_errors.pop("flame graph") == 1
+
+
+def test_the_applications_interrupt_passes_through_the_hook(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autoprof.strategies.flame_graph import Following
+
+    shop = make()
+    armed: list[bool] = []
+    real = Following._look
+
+    def interrupted(self: Any, *more: Any) -> None:
+        if armed:
+            raise KeyboardInterrupt
+        real(self, *more)
+
+    def act() -> None:
+        armed.append(True)
+        shop.run_spin(10)
+
+    monkeypatch.setattr(Following, "_look", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        shop.work(0.01, act=act)
+    assert sys.getprofile() is None and not subscribers()
+    monkeypatch.undo()
+    shop.work(0.01)
+    assert shop.probe.profiled == 2
+
+
+def test_stopping_on_another_thread_leaves_the_hook_to_its_own(make: Make) -> None:
+    shop = make()
+    hooks: list[Any] = []
+
+    def act() -> None:
+        thread = threading.Thread(target=shop.strategy()._current.stop)
+        thread.start()
+        thread.join()
+        shop.run_spin(0.01)
+        hooks.append(sys.getprofile())
+
+    shop.work(0.01, act=act)
+    assert hooks == [None]
+    assert not subscribers()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
