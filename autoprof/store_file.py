@@ -201,7 +201,21 @@ def open_for_writing(path: str, *, shared: bool, mode: int, max_size_bytes: int)
 
 
 def _check_contents(connection: sqlite3.Connection, path: str) -> int:
-    """Return the schema of an open store, 0 for an empty file."""
+    """Return the schema of an open store, 0 for an empty file.
+
+    In one transaction: between the reads another process may make the tables.
+    """
+    if connection.in_transaction:
+        return _read_contents(connection, path)
+    connection.execute("BEGIN")
+    try:
+        return _read_contents(connection, path)
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _read_contents(connection: sqlite3.Connection, path: str) -> int:
     (schema,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     _check_numbers(path, schema, application)

@@ -60,6 +60,30 @@ w.close(NOW_NS)
     assert sum(sums[0] for sums in data.stacks["shop:price", "profile", "sample"].values()) == 8 * 25 * 40
 
 
+@forks
+def test_eight_processes_make_the_file_at_once(tmp_path: Path) -> None:
+    script = """
+for turn in range(25):
+    folder, go = os.path.join(sys.argv[1], str(turn)), time.time() + 0.1
+    children = []
+    for number in range(8):
+        pid = os.fork()
+        if not pid:
+            w = writer(folder, "together", started_ns=NOW_NS + number)
+            while time.time() < go:
+                pass
+            w.write([delta("m:f")], now_ns=NOW_NS)
+            w.close(NOW_NS)
+            os._exit(0)
+        children.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 8
+"""
+    _, problems = start(script, str(tmp_path)).communicate(timeout=120)
+    assert problems == b""
+    for turn in range(25):
+        assert names(tmp_path / str(turn)) == ["autoprof-1.db"], turn
+
+
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
 def test_what_was_written_survives_kill_9(tmp_path: Path) -> None:
     script = """
