@@ -6,7 +6,7 @@ import os
 import sys
 import weakref
 
-from autoprof import calls, events, guard, run, strategies, telling
+from autoprof import arbiter, calls, events, guard, run, strategies, telling
 from autoprof import flight as flights
 from autoprof import gate as gates
 from autoprof import probe as probes
@@ -209,6 +209,7 @@ class Session:
             if known:
                 live.restore(live.functions_of(lambda name: name in modules or self.installer.covers(name)))
         live.forget()
+        arbiter.forget()
         recorder.stop()
         self.flusher.close()
         if telling.send_internal_error in guard.listeners:

@@ -1,7 +1,7 @@
 """Ways to measure a call: one file each, and this table of them.
 
-A strategy is made once per session, as `Class(deliver)`; `deliver(probe, data, duration_ns, view)` renders and writes an
-artefact (see `autoprof.artefacts`) and returns its path, or None. See `autoprof.probe.Strategy` for its methods.
+A strategy is made once per session, as `Class(deliver)`; `deliver(probe, data, duration_ns, view)` renders and writes
+an artefact (see `autoprof.artefacts`) and returns its path, or None. See `autoprof.probe.Strategy` for its methods.
 """
 
 from __future__ import annotations
