@@ -1,6 +1,7 @@
 """Who may follow calls deterministically: one tool of ours in the process at a time, and none beside another profiler.
 
-Tools that hook every call (`sys.setprofile`, pyinstrument, cProfile) steal each other's hook or mix each other's frames.
+Tools that hook every call (`sys.setprofile`, pyinstrument, cProfile) steal each other's hook or mix each other's
+frames. `acquire` before a hook is put on, `take_off` it, `release`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from _thread import allocate_lock
-from sys import getprofile
+from collections import deque
+from sys import getprofile, setprofile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,13 +31,15 @@ if TYPE_CHECKING:
         def measuring(self) -> bool: ...
 
         def abandon(self) -> None:
-            """Take the hook off in a forked child."""
+            """Take the hook off, here or at its next event, and forget what was measured."""
 
 
 _possession = allocate_lock()
 _prepared = False
 holder: Tool | None = None
 """The tool in possession; read without a lock."""
+
+_retired: deque[Any] = deque(maxlen=64)
 
 _get_tool: Callable[[int], str | None] | None = getattr(getattr(sys, "monitoring", None), "get_tool", None)
 _DEBUGGER_ID, _PROFILER_ID = 0, 2
@@ -61,6 +65,17 @@ def release(tool: Tool) -> None:
     if holder is tool:
         holder = None
         _possession.release()
+
+
+def take_off(hook: Any) -> bool:
+    """Take a hook off this thread; False when another one is in its place, or none."""
+    if hook is None or getprofile() is not hook:
+        return False
+    # Beware: the garbage collector can bring us here while CPython 3.11 is about to call the hook and holds no
+    # reference to it (`call_trace` allocates the frame first): a hook freed now would be called freed.
+    _retired.append(hook)
+    setprofile(None)
+    return True
 
 
 def another_profiler() -> bool:
@@ -92,7 +107,7 @@ def _prepare() -> None:
 
 
 def forget() -> None:
-    """Start clean in a forked child: what was followed is the parent's call."""
+    """Let go of what is being followed: in a forked child it is the parent's call, and at the end nobody asks."""
     global holder, _possession
     tool, holder = holder, None
     _possession = allocate_lock()

@@ -1,4 +1,4 @@
-"""What runs when a gate opens: begin, finish, unwind.
+"""What runs when a gate opens: begin. How the call ends: `ends`.
 
 They are plain functions shared by all gates: called from the prologue, they take no switch of threads between
 their return and the next instruction, which the tick of the inner call relies on.
@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import sys
 import weakref
-from _functools import partial  # type: ignore[import-not-found]
-from _thread import get_ident, interrupt_main, start_new_thread
+from _thread import get_ident
 from sys import _getframe, getprofile, gettrace, modules
 
 from autoprof import arbiter, flight, gate, guard, telling
 from autoprof.clock import monotonic_ns
 from autoprof.declining import decline, has_gate, overtaken
-from autoprof.flight import Flight, afloat, drop, push
-from autoprof.frames import frame_of
+from autoprof.ends import stop_strategies
+from autoprof.flight import Flight, drop, push
 from autoprof.probe import IF_SLOW, Busy, close_for, combined_rate, expire, retune
 from autoprof.sampler import recorder
 
@@ -147,7 +146,7 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
         probes[0].overhead_ns += started_ns - entered_ns
     except BaseException as error:
         if call is not None and call.states:
-            _stop_strategies(call, 0, False)
+            stop_strategies(call, 0, False)
         _ground(ident, gate_, probes)
         if isinstance(error, (RecursionError, MemoryError)) or not isinstance(error, Exception):
             raise
@@ -169,7 +168,7 @@ def _take_off(
     call.generation = flight.generation
     call.function = call.living = call.watches = call.states = call.result = None
     call.returned = flight.UNKNOWN
-    call.samples = 0
+    call.samples = call.suspended_ns = 0
     call.stacks = None
     for each in probes:
         if each.threshold_ns is not None and each.sampled:
@@ -246,7 +245,7 @@ def _start(call: Flight, probes: tuple[Probe, ...], ident: int) -> bool:
         for each in probes:
             each.busy.add(ident)
     except BaseException:
-        _stop_strategies(call, 0, False)
+        stop_strategies(call, 0, False)
         raise
     return True
 
@@ -265,7 +264,7 @@ def _start_strategies(call: Flight) -> bool:
             if each.policy != IF_SLOW:
                 call.probes = tuple([other for other in call.probes if other is not each])
         except BaseException:
-            _stop_strategies(call, 0, False)
+            stop_strategies(call, 0, False)
             raise
     return bool(call.probes)
 
@@ -282,154 +281,3 @@ def _begin_failed(gate_: Gate, probes: tuple[Probe, ...], error: Exception) -> F
         each.skip("error")
     guard.report("begin", error)
     return decline(gate_)
-
-
-def finish(call: Flight, result: object) -> None:
-    """Close a call that returned."""
-    ended_ns = monotonic_ns()
-    try:
-        if call.done:
-            call.function = None
-        elif call.gate.generator_like and call.function is not None:
-            _watch(call, result, ended_ns)
-        else:
-            if call.states:
-                call.returned = result
-            conclude(call, ended_ns, type(result).__name__, None)
-            call.returned = flight.UNKNOWN
-    except Exception as error:
-        guard.report("finish", error)
-
-
-def unwind(call: Flight, error: BaseException) -> None:
-    """Close a call that raised."""
-    ended_ns = monotonic_ns()
-    try:
-        conclude(call, ended_ns, None, error)
-    except Exception as failure:
-        guard.report("unwind", failure)
-
-
-def _watch(call: Flight, result: Any, ended_ns: int) -> None:
-    """Follow a coroutine or generator to its end without wrapping it.
-
-    The inner function object dies with the body's frame, even when a Task keeps the coroutine; the coroutine itself
-    dies first when a traceback keeps the frame. Whichever comes first is the end.
-    """
-    function, call.function = call.function, None
-    for each in call.probes:
-        each.busy.discard(call.ident)
-    call.caller = None
-    # No closure: making one crashes 3.12 and 3.13 when memory runs out (see `rewrite.splice`).
-    ended = partial(_end_noticed, call)
-    call.gate.raised = raised
-    call.result = type(result).__name__
-    call.living = weakref.ref(result, ended)
-    call.watches = weakref.ref(function, ended)
-    afloat[id(call)] = call  # last: the sampler may look at it from here on
-    call.probes[0].overhead_ns += monotonic_ns() - ended_ns
-
-
-def _end_noticed(call: Flight, _: object) -> None:
-    """Be the callback of the weak references to a generator-like object and its inner function."""
-    try:
-        end_unseen(call, monotonic_ns())
-    except KeyboardInterrupt:
-        # A callback's exception is only printed, and the interrupt is the application's: send it once more, from
-        # a thread, so that it does not arrive in here again.
-        start_new_thread(interrupt_main, ())
-
-
-def end_unseen(call: Flight, ended_ns: int) -> None:
-    """Close a generator-like call whose end was noticed from outside."""
-    try:
-        conclude(call, ended_ns, call.result, None)
-    except Exception as error:
-        guard.report("end of a coroutine", error)
-
-
-def raised(gate_: Gate, error: BaseException) -> None:
-    """Close the generator-like call whose body an exception is leaving; called from that body's frame.
-
-    A generator that is closed half-way ends with GeneratorExit, which is no failure of it.
-    """
-    ended_ns = monotonic_ns()
-    try:
-        frame = _getframe(1)
-        followed = False
-        for call in list(afloat.values()):
-            if call.gate is not gate_:
-                continue
-            living = call.living() if call.living is not None else None
-            if living is not None and frame_of(living) is frame:
-                conclude(call, ended_ns, call.result, None if isinstance(error, GeneratorExit) else error)
-            else:
-                followed = True
-        if not followed:
-            gate_.raised = None
-    except Exception as failure:
-        guard.report("end of a coroutine", failure)
-
-
-recorder.on_ended = end_unseen
-
-
-def conclude(call: Flight, ended_ns: int, result: str | None, error: BaseException | None) -> None:
-    """Write a call down once, however often its end is noticed."""
-    if call.living is not None:
-        afloat.pop(id(call), None)
-        call.living = call.watches = None
-    else:
-        drop(call)
-        for each in call.probes:
-            each.busy.discard(call.ident)
-    call.caller = None
-    # An interrupt can end `finish` half-way, and `unwind` comes here again: the clearing above must happen twice.
-    if call.done or call.generation != flight.generation:
-        return
-    call.done = True
-    duration_ns = ended_ns - call.started_ns
-    extra = _stop_strategies(call, duration_ns) if call.states else {}
-    for each in call.probes:
-        if each.threshold_ns is not None and duration_ns < each.threshold_ns:
-            if each.policy != IF_SLOW or each in extra:
-                each.discarded += 1
-            if each.policy == IF_SLOW and not call.gate.timed:
-                each.total_ns += duration_ns
-            continue
-        kept = each.policy != IF_SLOW or slow_is_kept(call, each, duration_ns, each in extra)
-        if kept:
-            each.profiled += 1
-        if each.policy != IF_SLOW:
-            each.note(duration_ns)
-        if call.stacks and kept:
-            recorder.keep(each, call.stacks)
-        if each.emits and "blinker" in modules:
-            telling.send_end(call.samples, each, duration_ns, result, error, extra.get(each, {}), kept)
-    call.probes[0].overhead_ns += monotonic_ns() - ended_ns
-
-
-def slow_is_kept(call: Flight, probe: Probe, duration_ns: int, measured: bool) -> bool:
-    """Count a slow call and tell whether its profile is kept.
-
-    Args:
-        measured: a strategy has run from the call's start.
-    """
-    if call.gate.timer is not probe:  # else the stopwatch has counted it
-        probe.slow += 1
-        probe.note(duration_ns)
-    return measured if probe.strategy is not None else gate._random.random() < probe.keeps
-
-
-def _stop_strategies(call: Flight, duration_ns: int, whole: bool = True) -> dict[Probe, dict[str, Any]]:
-    """Stop what measures the call; keep what it found unless the call was not whole or under the threshold."""
-    extra: dict[Probe, dict[str, Any]] = {}
-    for probe, state in call.states or ():
-        try:
-            kept = whole and (probe.threshold_ns is None or duration_ns >= probe.threshold_ns)
-            extra[probe] = probe.strategy.stop(probe, call, state, duration_ns, kept)
-        except Exception as failure:
-            probe.skip("error")
-            guard.report(f"strategy {probe.strategy_name}", failure)
-    call.states = None
-    return extra

@@ -61,7 +61,7 @@ def stand_in(gate_: Gate) -> Flight | None:
     call.code = code
     call.gate = gate_
     call.probes = ()
-    call.ident = call.started_ns = call.entered_ns = call.samples = call.limit_ns = 0
+    call.ident = call.started_ns = call.entered_ns = call.samples = call.suspended_ns = call.limit_ns = 0
     call.generation = flight.generation
     call.caller = call.function = call.living = call.watches = call.states = call.result = call.stacks = None
     call.done = True

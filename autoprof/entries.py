@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from _thread import RLock, get_ident
-from sys import _getframe, getprofile, setprofile
+from sys import _getframe, setprofile
 
 from autoprof import arbiter, guard
 from autoprof.frames import frame_of
@@ -164,13 +164,14 @@ class Hooked(Entries):
                 except Exception as error:
                     guard.report("entries", error)
             elif self.hook is None:
-                setprofile(None)
+                arbiter.take_off(hook)
 
         self.hook: Any = hook
 
     def start(self) -> bool:
         """Put the hook on; False when another tool is at work."""
         if not arbiter.acquire(self):
+            self.hook = None  # a cycle, which would keep the application's frames until the next collection
             return False
         setprofile(self.hook)
         return True
@@ -184,8 +185,7 @@ class Hooked(Entries):
     def abandon(self) -> None:
         """Take the hook off in a forked child."""
         hook, self.hook = self.hook, None
-        if hook is not None and getprofile() is hook:
-            setprofile(None)
+        arbiter.take_off(hook)
 
 
 def _greenlet() -> object:

@@ -25,6 +25,7 @@ class Flight:
         caller: the frame that made the call; tells the sampler where this call's own stack ends.
         generation: of the process (forks count up): a child does not finish its parent's measurements.
         stacks: labels, root first → [samples, weight in nanoseconds], of a call that may yet be thrown away.
+        suspended_ns: how long a generator was seen between two resumptions: its consumer's time.
         living: the generator-like object, as a weak reference.
         returned: what a plain function has returned, while the strategies stop; UNKNOWN at all other times.
     """
@@ -48,6 +49,7 @@ class Flight:
         "stacks",
         "started_ns",
         "states",
+        "suspended_ns",
         "watches",
     )
 
@@ -58,6 +60,7 @@ class Flight:
     probes: tuple[Any, ...]
     stacks: dict[tuple[str, ...], list[int]] | None
     states: Any
+    suspended_ns: int
     ident: int
     generation: int
     entered_ns: int

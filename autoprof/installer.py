@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from types import CodeType, FunctionType
 
-from autoprof import calls, guard, marking, stopwatch, strategies
+from autoprof import calls, ends, guard, marking, stopwatch, strategies
 from autoprof import probe as probes
 from autoprof.gate import Gate, TimedGate
 from autoprof.probe import IF_SLOW, Probe
@@ -87,10 +87,10 @@ class Installer:
     def new_gate(self, code: CodeType | None, module: str, qualname: str, timed: bool = False) -> Gate:
         """Make a gate; a timed one only where the code can hold the stopwatch."""
         if timed and code is not None and not code.co_flags & CO_GENERATOR_LIKE:
-            begins = (calls.first, calls.finish, calls.unwind)
+            begins = (calls.first, ends.finish, ends.unwind)
             gate: Gate = TimedGate(*begins, stopwatch.slow, stopwatch.slow_raised)
         else:
-            gate = Gate(calls.first, calls.finish, calls.unwind)
+            gate = Gate(calls.first, ends.finish, ends.unwind)
         gate.original = code
         gate.site = (module, qualname)
         gate.generator_like = bool(code is not None and code.co_flags & CO_GENERATOR_LIKE)

@@ -323,6 +323,7 @@ class Sampler:
         ids: list[int] = []
         waiting: object | None = living
         if hasattr(living, "gi_frame") or (hasattr(living, "ag_await") and living.ag_await is None):
+            each.suspended_ns += weight_ns
             return  # between two resumptions of a generator the time is the caller's
         frame = leaf = frame_of(living)
         for _ in range(DEPTH_MAX):

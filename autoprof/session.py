@@ -6,7 +6,7 @@ import os
 import sys
 import weakref
 
-from autoprof import calls, events, frames, guard, run, strategies, telling
+from autoprof import arbiter, calls, events, frames, guard, run, strategies, telling
 from autoprof import flight as flights
 from autoprof import gate as gates
 from autoprof import probe as probes
@@ -15,19 +15,19 @@ from autoprof.flusher import Flusher, close_with_multiprocessing
 from autoprof.installer import Installer
 from autoprof.rewrite import backend as backends
 from autoprof.sampler import nothing, recorder
+from autoprof.standing import Standing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from autoprof.gate import Gate
-    from autoprof.policy import Policy, Rule
+    from autoprof.policy import Policy
     from autoprof.probe import Probe
     from autoprof.probe_status import ProbeStatus
 
 FORK_WAIT_S = 0.1
 INTERVAL_NS = 10_000_000
-UNMATCHED_AFTER_NS = 60_000_000_000
 DEFAULT_OUTPUT = "./autoprof-data"
 _DEFAULT_MAX_SIZE_BYTES = 256_000_000
 _DEFAULT_MAX_AGE_NS = 7 * 86_400 * 1_000_000_000
@@ -48,53 +48,15 @@ class Session:
         self.installer = Installer(policy, self.backend, self.strategy)
         self.installer.on_installed = self._installed
         self.flusher = Flusher(self._make_writer)
+        self.started_ns = wall_ns()
         self._wire_flusher()
         self.run, self.start_folder = run.run_and_folder()
-        self.started_ns = wall_ns()
         self._hook: Any = None
         self._rested = False
-        self._warned = False
 
     def _wire_flusher(self) -> None:
         self.flusher.on_window = telling.send_sample
-        self.flusher.states = self._news
-        self._told: object = None
-
-    def _news(self) -> list[Any] | None:
-        """Return the state of every probe and unmatched rule for the store, if it is not the one told last."""
-        self._warn_of_unmatched_rules()
-        probes_now = list(self.installer.probes.values())
-        states_now = [(each.state, bool(each.reason)) for each in probes_now]
-        signature = (len(self.installer.matched_rules), states_now)
-        if signature == self._told:
-            return None
-        self._told = signature
-        from autoprof.store import ProbeState
-
-        states = [
-            ProbeState(each.target, each.rule, each.policy, each.strategy_name, each.state, each.reason)
-            for each in probes_now
-        ]
-        for rule in self._unmatched_rules():
-            globs = ", ".join(str(each.text) for each in rule.match)
-            states.append(
-                ProbeState(globs, rule.label, rule.policy, "", "waiting", "matched no function yet")
-            )
-        return states
-
-    def _unmatched_rules(self) -> list[Rule]:
-        rules = self.policy.rules if self.policy else ()
-        return [
-            each for each in rules if each.index not in self.installer.matched_rules and each.policy != "none"
-        ]
-
-    def _warn_of_unmatched_rules(self) -> None:
-        if self._warned or wall_ns() - self.started_ns < UNMATCHED_AFTER_NS:
-            return
-        self._warned = True
-        for rule in self._unmatched_rules():
-            globs = ", ".join(str(each.text) for each in rule.match)
-            guard.warn(f"{rule.label} has matched no function in the first minute: {globs}")
+        self.flusher.states = Standing(self.policy, self.installer, self.started_ns).news
 
     def strategy(self, name: str) -> Any:
         """Return the strategy object of a name; None for `sample`, which the flight recorder does."""
@@ -211,6 +173,7 @@ class Session:
             if known:
                 live.restore(live.functions_of(lambda name: name in modules or self.installer.covers(name)))
         live.forget()
+        arbiter.forget()
         recorder.stop()
         recorder.watch.clear()
         frames.forget_labels()

@@ -205,13 +205,13 @@ def _check_contents(connection: sqlite3.Connection, path: str) -> int:
 
     In one transaction: between the reads another process may make the tables.
     """
-    if connection.in_transaction:
-        return _read_contents(connection, path)
-    connection.execute("BEGIN")
+    inside = connection.in_transaction
+    if not inside:
+        connection.execute("BEGIN")
     try:
         return _read_contents(connection, path)
     finally:
-        if connection.in_transaction:
+        if not inside and connection.in_transaction:
             connection.execute("ROLLBACK")
 
 

@@ -1,19 +1,21 @@
 """The deterministic tracer: every call inside one profiled call, by caller and callee, with counts and times.
 
 A hook by `sys.setprofile` on the profiled call's own thread. Measured on CPython 3.11.7 / 3.12.1 / 3.13.0, two noisy
-cores, a loop over an empty function (36 ns); added to a call of the measured thread, and how much slower another busy
-thread became:
+cores, a loop over an empty function (36 ns); added to a call of the measured thread, and how much slower calls became
+in another busy thread:
 
     way                     added to a call           another thread
-    sys.setprofile, this    ? / ? / ? us              1.0 / 2.7 / 2.4 times
+    sys.setprofile, this    1.4 / 1.7 / 1.6 us        1.0 / 2.5 / 2.5 times
     sys.monitoring          - / 1.3 / 1.3 us          - / 10 / 3.5 times
     cProfile                0.2 / 0.1 / 0.25 us       1.0 / 4.1 / 4.8 times; from 3.12 on all threads in one
     yappi                   0.2 / 0.2 / 0.4 us        1.0 / 90 / 44 times, and errors from 3.12 on
 
-The callbacks of `sys.monitoring` run in all threads, hence the slower others. What the hook takes is taken off all times.
+The callbacks of `sys.monitoring` run in all threads, hence the slower others. What the hook takes is taken off all
+times; but on 3.11 the interpreter itself runs Python code two to three times slower under any hook, cProfile's too.
+
 A frame counts only if its caller does (`f_back`): other greenlets, tasks that run while the profiled coroutine is
 suspended, and whatever our own functions call are left out. A coroutine or generator that is resumed in another thread
-than it was made in is not followed there.
+than it was made in is not followed there. The hook is a level of recursion on top of the application's.
 """
 
 from __future__ import annotations
@@ -105,12 +107,11 @@ class Trace:
     def detach(self) -> None:
         """Take the hook off this thread if it is there; elsewhere it takes itself off at its next event."""
         self.deadline_ns = 0
-        if self.hook is not None and getprofile() is self.hook:
-            setprofile(None)
+        if arbiter.take_off(self.hook):
             self.hook = None  # it holds this object
 
     def abandon(self) -> None:
-        """Take the hook off in a forked child and forget what was measured."""
+        """Take the hook off, here or at its next event, and forget what was measured."""
         self.detach()
         self.result = Graph()
 

@@ -85,7 +85,7 @@ class Hook:
     """
 
     __slots__ = (
-        "_bias_ns", "_listener", "_now", "begun_ns", "edge", "edges", "lost_ns", "profile", "spent_ns", "stack", "top",
+        "_bias_ns", "_listener", "_now", "begun_ns", "edge", "edges", "lost_ns", "spent_ns", "stack", "top",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, bias_ns: int) -> None:
@@ -102,9 +102,9 @@ class Hook:
         self.edge: Any = None
         self.edges: dict[int, Edge] | None = None
         self.lost_ns = self.begun_ns = self.spent_ns = 0
-        self.profile = self._event
 
-    def _event(self, frame: FrameType, event: str, arg: Any) -> None:
+    def profile(self, frame: FrameType, event: str, arg: Any) -> None:
+        """Be told of one call or return by the interpreter."""
         entered_ns = self._now()
         listener = self._listener
         kind = PYTHON

@@ -382,7 +382,7 @@ def test_the_decorator_gives_the_same(strategy: str, tmp_path: Path, monkeypatch
         assert module.work() == [3, 2, 1]
         (status,) = autoprof.status()
         assert (status.strategy, status.state, status.profiled) == (strategy, "installed", 1)
-        (path,) = [each for each in (tmp_path / "out").glob("*.txt")]
+        (path,) = (tmp_path / "out").glob("*.txt")
         assert "subject_graph:step" in path.read_text()
     finally:
         session.stop()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autoprof import calls, flight, guard, session, signals, testing
+from autoprof import ends, flight, guard, session, signals, testing
 from autoprof import probe as probes
 from autoprof.probe import Busy, Probe
 from tests import mechanisms
@@ -167,8 +167,8 @@ def test_conclude_is_idempotent(loaded: Any) -> None:
     module.f(act=lambda: held.extend(flight.in_flight[next(iter(flight.in_flight))]))
     call = held[0]
     before = probe.profiled, probe.total_ns, len(flight.in_flight)
-    calls.finish(call, None)
-    calls.unwind(call, ValueError())
+    ends.finish(call, None)
+    ends.unwind(call, ValueError())
     assert (probe.profiled, probe.total_ns, len(flight.in_flight)) == before
     assert not probe.busy
 

@@ -385,6 +385,21 @@ def test_coroutines_take_their_awaits_along(loaded: Any) -> None:
     assert (probe.calls, probe.slow, probe.profiled) == (2, 1, 1)
 
 
+@pytest.mark.skipif(WEBASSEMBLY, reason="no sampler without threads")
+def test_a_slow_consumer_does_not_make_a_generator_slow(loaded: Any) -> None:
+    module = loaded(interval="2ms", threshold="60ms")
+    probe = probe_on(module, "stream")
+    with testing.capture("slow_operation", sender=probe.target) as events:
+        for _ in module.stream(4, lambda: None):
+            time.sleep(0.03)
+        for _ in module.stream(4, lambda: time.sleep(0.03)):
+            pass
+        gc.collect()
+    (told,) = events
+    assert told.measurements["duration_ns"] > 80e6
+    assert (probe.calls, probe.slow) == (2, 1)
+
+
 def test_nothing_of_fast_calls_is_stored(loaded: Any) -> None:
     module = loaded()
     module.drive_many(50)

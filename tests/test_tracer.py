@@ -324,6 +324,15 @@ def test_an_abandoned_generator_lets_go(make: Make) -> None:
     assert traced.calls()["inner"] == 1
 
 
+def test_stopping_autoprof_takes_the_hook_off(make: Make) -> None:
+    traced = make("def main(n):\n    for i in range(n):\n        yield i\n")
+    made = traced.main(3)
+    next(made)
+    session.stop()
+    assert sys.getprofile() is None and arbiter.holder is None
+    assert list(made) == [1, 2]
+
+
 def test_an_async_generator_and_a_failing_coroutine(make: Make) -> None:
     traced = make(
         "async def main(n):\n    for i in range(n):\n        yield inner(i)\n    raise KeyError\n"
@@ -489,6 +498,51 @@ def test_the_applications_objects_die_when_they_would(make: Make) -> None:
         "def gen(thing):\n    yield weakref.ref(thing)\n"
     )
     assert traced.main() is None
+
+
+COLLECTED = """
+import gc, sys
+from autoprof import session
+from tests import mechanisms
+source = '''
+def leaf(x): return [x]
+def gen(n):
+    for i in range(n): yield leaf(i)
+def run(n):
+    for _ in range(n):
+        made = gen(3); next(made)
+        cycle = [made]; cycle.append(cycle)
+        del made, cycle
+        leaf(1)
+'''
+name = "subject_collected"
+start = mechanisms.policy(name, sys.argv[1])
+start["rules"] = [{"match": f"{name}:gen", **RULE}]
+module = mechanisms.spliced_at_import(source, name, start)
+gc.set_threshold(3)
+module.run(5000)
+gc.set_threshold(700)
+probe, = session.current.installer.probes.values()
+assert probe.profiled + probe.discarded > 1000, (probe.profiled, probe.skipped)
+session.stop()
+print("lived", sys.getprofile())
+"""
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"policy": "profile", "strategy": "call_graph", "rate": 1.0, "threshold": "10s"},
+        {"policy": "profile_calls", "callees": True, "env": None},
+        {"policy": "profile_calls", "callees": False, "env": None},
+    ],
+)
+def test_the_collector_may_end_a_call_while_the_hook_is_called(rule: dict[str, Any], tmp_path: Path) -> None:
+    """3.11 calls a hook that it holds no reference to, after an allocation that can take it off."""
+    rule = {key: value for key, value in rule.items() if value is not None}
+    program = COLLECTED.replace("RULE", repr(rule)).replace("sys.argv[1]", repr(str(tmp_path)))
+    done = mechanisms.python(program)
+    assert (done.returncode, done.stdout) == (0, "lived None\n"), done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

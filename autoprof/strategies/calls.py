@@ -37,14 +37,11 @@ class Calls:
         """
         if _is_inside_another(flight):
             raise probes.Nested
-        found: Any
-        if probe.options.get("callees", True):
-            found = tracer.follow(flight, probe.limit_ns)
-        else:
-            found = entries.count(flight)
-        if found is None:
+        with_callees = probe.options.get("callees", True)
+        state = tracer.follow(flight, probe.limit_ns) if with_callees else entries.count(flight)
+        if state is None:
             raise probes.Busy("another call is being followed")
-        return found
+        return state
 
     def stop(self, probe: Probe, flight: Flight, state: Any, duration_ns: int, kept: bool) -> dict[str, Any]:
         """End it; `event` is `calls`."""

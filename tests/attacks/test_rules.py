@@ -155,7 +155,6 @@ def r2_no_call_starts_an_exception_range(broken: bool) -> None:
 
 @rule(*ALL)
 def r2_the_range_covers_finish(broken: bool) -> None:
-    from autoprof import calls
 
     start()
     if broken:
@@ -173,11 +172,13 @@ def r2_the_range_covers_finish(broken: bool) -> None:
     def interrupted(call: Any, result: Any) -> None:
         raise KeyboardInterrupt
 
+    from autoprof import ends
+
     gate.finish = interrupted
     for _ in range(20):
         with pytest.raises(KeyboardInterrupt):
             leaf(1)
-    gate.finish = calls.finish
+    gate.finish = ends.finish
     assert leaf(5) == 5
     assert seen.profiled == 22 and not seen.busy, (seen.profiled, seen.busy)
 
@@ -457,7 +458,6 @@ def r7_no_c_call_in_a_generators_prologue(broken: bool) -> None:
 
 @rule(*ALL)
 def r8_an_open_call_ends_once(broken: bool) -> None:
-    from autoprof import calls
 
     def leaf(x: int) -> int:
         return x
@@ -466,8 +466,10 @@ def r8_an_open_call_ends_once(broken: bool) -> None:
     leaf(1)
     (gate,) = seen.gates
 
+    from autoprof import ends
+
     def interrupted_at_its_end(call: Any, result: Any) -> None:
-        calls.finish(call, result)
+        ends.finish(call, result)
         if broken:
             call.done = False
         raise KeyboardInterrupt

@@ -1,0 +1,62 @@
+"""What `status` is told of a session: the state of every probe, and the rules that match nothing."""
+
+from __future__ import annotations
+
+from autoprof import guard
+from autoprof.clock import wall_ns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from autoprof.installer import Installer
+    from autoprof.policy import Policy, Rule
+
+UNMATCHED_AFTER_NS = 60_000_000_000
+
+
+class Standing:
+    """Remembers what was told last, so that only news are written."""
+
+    def __init__(self, policy: Policy | None, installer: Installer, started_ns: int) -> None:
+        self.policy = policy
+        self.installer = installer
+        self.started_ns = started_ns
+        self._told: object = None
+        self._warned = False
+
+    def news(self) -> list[Any] | None:
+        """Return the state of every probe and unmatched rule for the store, if it is not the one told last."""
+        self._warn_of_unmatched_rules()
+        probes_now = list(self.installer.probes.values())
+        states_now = [(each.state, bool(each.reason)) for each in probes_now]
+        signature = (len(self.installer.matched_rules), states_now)
+        if signature == self._told:
+            return None
+        self._told = signature
+        from autoprof.store import ProbeState
+
+        states = [
+            ProbeState(each.target, each.rule, each.policy, each.strategy_name, each.state, each.reason)
+            for each in probes_now
+        ]
+        for rule in self._unmatched_rules():
+            globs = ", ".join(str(each.text) for each in rule.match)
+            states.append(
+                ProbeState(globs, rule.label, rule.policy, "", "waiting", "matched no function yet")
+            )
+        return states
+
+    def _unmatched_rules(self) -> list[Rule]:
+        rules = self.policy.rules if self.policy else ()
+        return [
+            each for each in rules if each.index not in self.installer.matched_rules and each.policy != "none"
+        ]
+
+    def _warn_of_unmatched_rules(self) -> None:
+        if self._warned or wall_ns() - self.started_ns < UNMATCHED_AFTER_NS:
+            return
+        self._warned = True
+        for rule in self._unmatched_rules():
+            globs = ", ".join(str(each.text) for each in rule.match)
+            guard.warn(f"{rule.label} has matched no function in the first minute: {globs}")
