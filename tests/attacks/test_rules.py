@@ -640,6 +640,146 @@ def a_gate_travels_as_something_of_the_standard_library(broken: bool) -> None:
     assert b"autoprof" not in pickle.dumps(seen.gates[0])
 
 
+@rule(*ALL)
+def a_generator_is_not_made_in_place_when_its_code_was_taken_off(broken: bool) -> None:
+    """RETURN_GENERATOR makes room by the function's code, which another thread has exchanged meanwhile."""
+    from autoprof import calls, declining, live
+
+    if broken:
+        patch(declining, "in_place", lambda gate: None)
+    undecided = calls._why_not
+    kept = []
+    for _ in range(400):
+        stream = made("def stream(n):\n    yield n\n    yield n\n", "stream")
+        probe(stream)
+        assert list(stream(1)) == [1, 1]
+
+        def taken_off(*_: Any, function: Any = stream) -> str:
+            assert live.restore([function]) == 1
+            return "nested"
+
+        calls._why_not = taken_off
+        try:
+            kept.append(stream(2))
+        finally:
+            calls._why_not = undecided
+        kept.append([next(kept[-1])])
+    for each in kept[::2]:
+        with pytest.raises(KeyError):
+            each.throw(KeyError)  # the handler behind the body needs the room
+        gc.collect(0)
+    kept.clear()
+    gc.collect()
+
+
+def _timed(function: Any, slow: Any = None, threshold_s: float = 0.0) -> Any:
+    from autoprof import gate as gates
+    from autoprof.rewrite.splice import splice
+
+    def begin(gate: Any) -> None:
+        gate.close()
+        gate.clock = gates.CLOCK
+
+    def ignore(*_: Any) -> None:
+        return None
+
+    gate = gates.TimedGate(begin, ignore, ignore, slow or ignore, slow or ignore)
+    gate.threshold = threshold_s
+    code = splice(function.__code__, gate)
+    gate.code = weakref.ref(code)
+    function.__code__ = code
+    return gate
+
+
+@rule(V311, why_not="from 3.12 on C code has a recursion limit of its own")
+def the_stopwatch_starts_at_the_recursion_limit(broken: bool) -> None:
+    from autoprof.rewrite import stopwatch
+
+    start()
+
+    def leaf(n: int) -> int:
+        return n
+
+    def down(n: int) -> int:
+        try:
+            return down(n + 1)
+        except RecursionError:
+            return leaf(n)
+
+    plain = down(0)
+    gate = _timed(leaf, threshold_s=100.0)
+    leaf(1)
+    if broken:
+        gate.caught = ()
+    assert stopwatch and down(0) == plain
+
+
+@rule(*ALL)
+def a_slow_call_that_cannot_be_told_goes_on(broken: bool) -> None:
+    def slow(*_: Any) -> None:
+        raise RecursionError
+
+    def leaf(n: int) -> int:
+        return n
+
+    gate = _timed(leaf, slow)
+    if broken:
+        gate.caught = ()
+    assert leaf(1) == 1 and leaf(2) == 2
+
+
+@rule(*ALL)
+def what_the_body_has_on_its_stack_stands_on_the_time_of_entry(broken: bool) -> None:
+    from autoprof.rewrite import stopwatch
+
+    start()
+    if broken:
+        real = stopwatch.move_entries
+        patch(stopwatch, "move_entries", lambda entries, places, deeper: real(entries, places, 0))
+
+    def looping(n: int) -> list[int]:
+        found = []
+        for each in range(n):
+            try:
+                found.append(1 // (each % 3))
+            except ZeroDivisionError:
+                found.append(-1)
+        return found
+
+    plain = looping(30)
+    gate = _timed(looping, threshold_s=100.0)
+    assert looping(30) == looping(30) == plain
+    assert 0 < gate.total < 100
+
+
+@rule(*ALL)
+def the_lines_of_a_timed_body_move(broken: bool) -> None:
+    from autoprof.rewrite import stopwatch
+
+    start()
+    if broken:
+        patch(stopwatch, "stretch_locations", lambda table, insertions: table)
+
+    def failing(n: int) -> int:
+        if n == 1:
+            return n
+        if n == 2:
+            return -n
+        raise KeyError(n)
+
+    def line() -> int:
+        try:
+            failing(3)
+        except KeyError as error:
+            assert error.__traceback__ is not None and error.__traceback__.tb_next is not None
+            return error.__traceback__.tb_next.tb_lineno
+        return 0
+
+    plain = line()
+    _timed(failing, threshold_s=100.0)
+    assert line() == line() == plain
+
+
 if not IN_CHILD:
 
     @pytest.mark.parametrize("name", sorted(RULES))
