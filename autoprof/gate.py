@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 FOREVER = sys.maxsize >> 1
 """More calls than a process makes, and a tick can be added without leaving Py_ssize_t (32 bits in WebAssembly)."""
 
+GENERATOR_LIKE = 0x20 | 0x80 | 0x200
+"""Code flags of generators, coroutines and async generators."""
+
 EXHAUSTED: Iterator[bool] = repeat(True, 0)
 _random = Random(int.from_bytes(os.urandom(16), "little"))
 

@@ -7,12 +7,8 @@ from types import CodeType, FunctionType
 
 from autoprof import calls, ends, guard, marking, stopwatch, strategies
 from autoprof import probe as probes
-from autoprof.gate import Gate, TimedGate
+from autoprof.gate import GENERATOR_LIKE, Gate, TimedGate
 from autoprof.probe import IF_SLOW, Probe
-from autoprof.rewrite import backend as backends
-from autoprof.rewrite.prologue import CO_GENERATOR_LIKE
-from autoprof.rewrite.splice import Unspliceable, splice
-from autoprof.rewrite.tree import rewrite_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,31 +20,43 @@ if TYPE_CHECKING:
     from autoprof.rewrite.backend import Backend
 
 DECORATOR = "decorator"
+SPLICE = "splice"
 
 
 class Installer:
     """Makes probes and gates for one policy.
 
     Attributes:
-        backend: how functions are rewritten, and why.
         probes: (target, kind) → probe, in the order of installation.
         matched_rules: indexes of the rules that matched a function so far.
         blocked: targets whose decorators a `policy: none` switches off.
         on_installed: called with each new probe.
     """
 
-    def __init__(self, policy: Policy | None, backend: Backend, strategy: Callable[[str], Any]) -> None:
+    def __init__(
+        self, policy: Policy | None, choose: Callable[[], Backend], strategy: Callable[[str], Any]
+    ) -> None:
         self.policy = policy
-        self.chosen = backend
-        self.backend: Literal["splice", "decorate"] = "decorate"
-        if backend.name == backends.SPLICE:
-            self.backend = "splice"
+        self._choose = choose
+        self._chosen: Backend | None = None
         self.probes: dict[tuple[str, str], Probe] = {}
         self.matched_rules: set[int] = set()
         self.blocked: set[str] = set()
         self.on_installed: Callable[[Probe], None] = _nothing
         self._strategy = strategy
         self._wrapped: dict[tuple[str, int, int], Gate] = {}
+
+    @property
+    def chosen(self) -> Backend:
+        """How functions are rewritten, and why; chosen when there is something to rewrite: that takes milliseconds."""
+        if self._chosen is None:
+            self._chosen = self._choose()
+        return self._chosen
+
+    @property
+    def backend(self) -> Literal["splice", "decorate"]:
+        """The name of the chosen back end."""
+        return "splice" if self.chosen.name == SPLICE else "decorate"
 
     def covers(self, module: str) -> bool:
         """Tell whether a rule may name a function of this module."""
@@ -58,6 +66,8 @@ class Installer:
         """Return a module's code with the chosen functions spliced; called before it is executed."""
         if self.policy is None:
             return code
+        from autoprof.rewrite.tree import rewrite_tree
+
         decide = self.policy.decide
 
         def one(inner: CodeType, original: CodeType, qualname: str) -> CodeType | None:
@@ -72,6 +82,8 @@ class Installer:
         granted = self.probes_for(decision)
         if not granted:
             return None
+        from autoprof.rewrite.splice import Unspliceable, splice
+
         gate = self.new_gate(original, module, qualname, any(each.policy == IF_SLOW for each in granted))
         try:
             spliced = splice(code, gate)
@@ -86,14 +98,14 @@ class Installer:
 
     def new_gate(self, code: CodeType | None, module: str, qualname: str, timed: bool = False) -> Gate:
         """Make a gate; a timed one only where the code can hold the stopwatch."""
-        if timed and code is not None and not code.co_flags & CO_GENERATOR_LIKE:
+        if timed and code is not None and not code.co_flags & GENERATOR_LIKE:
             begins = (calls.first, ends.finish, ends.unwind)
             gate: Gate = TimedGate(*begins, stopwatch.slow, stopwatch.slow_raised)
         else:
             gate = Gate(calls.first, ends.finish, ends.unwind)
         gate.original = code
         gate.site = (module, qualname)
-        gate.generator_like = bool(code is not None and code.co_flags & CO_GENERATOR_LIKE)
+        gate.generator_like = bool(code is not None and code.co_flags & GENERATOR_LIKE)
         if gate.generator_like:
             marking.install()
         return gate
@@ -156,7 +168,7 @@ class Installer:
 
     def module_executed(self, module: ModuleType) -> None:
         """Splice a module that its own loader executed (pytest's rewriting, typeguard)."""
-        if self.backend != backends.SPLICE:
+        if self.backend != SPLICE:
             return
         from autoprof import live
 
@@ -201,7 +213,7 @@ class Installer:
         made = self.probes.get((target, kind)) or self.new_probe(target, DECORATOR, kind, options)
         if made.state != "installed":
             return function
-        if self.backend == backends.SPLICE and isinstance(inner, FunctionType):
+        if self.backend == SPLICE and isinstance(inner, FunctionType):
             from autoprof import live
 
             live.splice_function(self, inner, [made])

@@ -7,6 +7,7 @@ in proportion to their length.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from _random import Random
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 STACKS_KEPT = 20_000
 STACKS_A_CALL = 2_000
 ADDED_HELD = 1_000
+COLLECTS_WHILE_ALLOCATING = sys.version_info < (3, 12)
 IDLE_AFTER_S = 0.25
 DROWSY_AFTER_S, DROWSY = 60.0, 10
 """After a minute without a call of a watched function the intervals are ten times as long."""
@@ -151,8 +153,17 @@ class Sampler:
             if now_ns >= stacks.until_ns:
                 self.followed.pop(call, None)
         try:
-            with self._table_lock:
-                ended = self._look(now_ns, weight_ns, watching)
+            # Beware: on 3.11 an allocation may collect. The finalizers it runs let other threads go on, whose frames are
+            # then gone while CPython makes objects for them (`_PyFrame_MakeAndSetFrameObject`, Python/frame.c).
+            collecting = COLLECTS_WHILE_ALLOCATING and gc.isenabled()
+            if collecting:
+                gc.disable()
+            try:
+                with self._table_lock:
+                    ended = self._look(now_ns, weight_ns, watching)
+            finally:
+                if collecting:
+                    gc.enable()
             for each in ended:  # receivers run in here: never under the lock
                 self.on_ended(each, now_ns)
             if self.deadlines:

@@ -12,8 +12,7 @@ from autoprof import gate as gates
 from autoprof import probe as probes
 from autoprof.clock import wall_ns
 from autoprof.flusher import Flusher, close_with_multiprocessing
-from autoprof.installer import Installer
-from autoprof.rewrite import backend as backends
+from autoprof.installer import SPLICE, Installer
 from autoprof.sampler import nothing, recorder
 from autoprof.standing import Standing
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from autoprof.policy import Policy
     from autoprof.probe import Probe
     from autoprof.probe_status import ProbeStatus
+    from autoprof.rewrite.backend import Backend
 
 FORK_WAIT_S = 0.1
 INTERVAL_NS = 10_000_000
@@ -43,9 +43,8 @@ class Session:
 
     def __init__(self, policy: Policy | None) -> None:
         self.policy = policy
-        self.backend = backends.choose(policy.rewrite if policy else "auto")
         self.strategies: dict[str, Any] = {}
-        self.installer = Installer(policy, self.backend, self.strategy)
+        self.installer = Installer(policy, self._choose_backend, self.strategy)
         self.installer.on_installed = self._installed
         self.flusher = Flusher(self._make_writer)
         self.started_ns = wall_ns()
@@ -57,6 +56,11 @@ class Session:
     def _wire_flusher(self) -> None:
         self.flusher.on_window = telling.send_sample
         self.flusher.states = Standing(self.policy, self.installer, self.started_ns).news
+
+    def _choose_backend(self) -> Backend:
+        from autoprof.rewrite import backend
+
+        return backend.choose(self.policy.rewrite if self.policy else "auto")
 
     def strategy(self, name: str) -> Any:
         """Return the strategy object of a name; None for `sample`, which the flight recorder does."""
@@ -93,7 +97,7 @@ class Session:
 
     def _splice_imported(self) -> None:
         covered = [name for name in list(sys.modules) if self.installer.covers(name)]
-        if not covered or self.backend.name != backends.SPLICE:
+        if not covered or self.installer.backend != SPLICE:
             return
         from autoprof import live
 
@@ -167,7 +171,7 @@ class Session:
         for gate in self.installer.all_gates():
             gate.close()
             gate.begin = live.declines
-        if self.installer.probes and self.backend.name == backends.SPLICE:
+        if self.installer.probes and self.installer.backend == SPLICE:
             known = {id(gate) for gate in self.installer.all_gates()}
             modules = {gate.site[0] for gate in self.installer.all_gates()} | {"__main__", "__mp_main__"}
             if known:

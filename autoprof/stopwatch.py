@@ -64,7 +64,8 @@ def _told(
     kept = probe.strategy is None and not probe.closed_until_ns and gate._random.random() < probe.keeps
     if kept:
         probe.profiled += 1
-        recorder.keep(probe, stacks)
+        if stacks:
+            recorder.keep(probe, stacks)
         if probe.every_ns:
             close_for(probe, probe.every_ns)
     if probe.emits and "blinker" in modules:

@@ -115,7 +115,8 @@ def probe(function: Any, rate: float = 1.0, **options: Any) -> Probe:
     if session.current is None:
         session.start(None)
     assert session.current is not None
-    assert session.current.backend.name == "splice", session.current.backend.reason
+    chosen = session.current.installer.chosen
+    assert chosen.name == "splice", chosen.reason
     installer = session.current.installer
     inner: FunctionType = plain_function(function)
     target = f"{inner.__module__}:{inner.__qualname__}"

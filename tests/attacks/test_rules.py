@@ -672,6 +672,51 @@ def a_generator_is_not_made_in_place_when_its_code_was_taken_off(broken: bool) -
     gc.collect()
 
 
+@rule(V311, why_not="from 3.12 on nothing is collected in the middle of an instruction")
+def frames_of_other_threads_are_read_without_a_collection(broken: bool) -> None:
+    import threading
+    import time
+
+    from autoprof import sampler
+
+    if broken:
+        patch(sampler, "COLLECTS_WHILE_ALLOCATING", False)
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            time.sleep(0)  # lets the other threads run
+
+    def deep(n: int, made: int) -> int:
+        Cycle()
+        return deep(n - 1, made) if n else len([[] for _ in range(made)])
+
+    seen = probe(deep)
+    deep(1, 1)
+    sys.setswitchinterval(1e-5)
+    gc.set_threshold(30)
+    until = time.monotonic() + 8
+    wrong: list[BaseException] = []
+
+    def work(me: int) -> None:
+        try:
+            while time.monotonic() < until:
+                assert deep(15 + me, 3) == 3
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(me,)) for me in range(4)]
+    for each in threads:
+        each.start()
+    while time.monotonic() < until:
+        sampler.recorder.tick(True)
+    for each in threads:
+        each.join()
+    assert not wrong and seen.profiled
+
+
 def _timed(function: Any, slow: Any = None, threshold_s: float = 0.0) -> Any:
     from autoprof import gate as gates
     from autoprof.rewrite.splice import splice
