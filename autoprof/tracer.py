@@ -5,7 +5,7 @@ cores, a loop over an empty function (36 ns): what a call of the measured thread
 become in another busy thread:
 
     way                     added to a call           another thread
-    sys.setprofile, this    1.4 / 1.7 / 1.6 us        1.0 / 2.5 / 2.5 times
+    sys.setprofile, this    1.6 / 1.9 / 1.8 us        1.0 / 2.5 / 2.6 times
     sys.monitoring          - / 1.3 / 1.3 us          - / 10 / 3.5 times
     cProfile                0.2 / 0.1 / 0.25 us       1.0 / 4.1 / 4.8 times; from 3.12 on all threads in one
     yappi                   0.2 / 0.2 / 0.4 us        1.0 / 90 / 44 times, and errors from 3.12 on
