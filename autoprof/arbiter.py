@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import allocate_lock
+from _thread import interrupt_main, start_new_thread
 from collections import deque
 from sys import getprofile, setprofile
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Attributes:
             hook: what `sys.getprofile()` returns in the followed thread; None before there is one.
             measuring: False while the hook has nothing to follow: the coroutine is suspended.
+        ended: True when what it followed is over, and only an interrupt has kept it from being stopped.
         """
 
         hook: Any
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
         @property
         def measuring(self) -> bool: ...
 
+        @property
+        def ended(self) -> bool: ...
+
         def abandon(self) -> None:
             """Take the hook off, here or at its next event, and forget what was measured."""
 
 
-_possession = allocate_lock()
 _prepared = False
 holder: Tool | None = None
 """The tool in possession; read without a lock."""
@@ -48,13 +51,17 @@ _DEBUGGER_ID, _PROFILER_ID = 0, 2
 def acquire(tool: Tool) -> bool:
     """Take possession for a tool; False when one is at work, ours or another profiler on this thread or process."""
     global holder
-    if not _possession.acquire(False):
-        return False
-    if another_profiler():
-        _possession.release()
-        return False
     if not _prepared:
         _prepare()
+    stale = holder
+    if stale is not None and stale.ended:
+        stale.abandon()
+        release(stale)
+    if another_profiler():
+        return False
+    # No call in between: no other thread and no signal handler comes between the question and the taking.
+    if holder is not None:
+        return False
     holder = tool
     return True
 
@@ -64,7 +71,6 @@ def release(tool: Tool) -> None:
     global holder
     if holder is tool:
         holder = None
-        _possession.release()
 
 
 def take_off(hook: Any) -> bool:
@@ -76,6 +82,17 @@ def take_off(hook: Any) -> bool:
     _retired.append(hook)
     setprofile(None)
     return True
+
+
+def let_go(end: Callable[[], object]) -> None:
+    """Be what the callback of a weak reference does: end a measurement, and pass an interrupt that strikes here on.
+
+    A callback's exception is only printed, and the interrupt is the application's.
+    """
+    try:
+        end()
+    except KeyboardInterrupt:
+        start_new_thread(interrupt_main, ())
 
 
 def another_profiler() -> bool:
@@ -108,8 +125,7 @@ def _prepare() -> None:
 
 def forget() -> None:
     """Let go of what is being followed: in a forked child it is the parent's call, and at the end nobody asks."""
-    global holder, _possession
+    global holder
     tool, holder = holder, None
-    _possession = allocate_lock()
     if tool is not None:
         tool.abandon()

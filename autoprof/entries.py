@@ -10,13 +10,16 @@ import os
 import sys
 from _thread import RLock, get_ident
 from sys import _getframe, setprofile
+from weakref import ref
 
 from autoprof import arbiter, guard
+from autoprof.flight import has_ended
 from autoprof.frames import frame_of
 from autoprof.rewrite.epilogue import first_resume
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
@@ -37,22 +40,33 @@ class Entries:
     """Counts the entries of a flight's function inside that call."""
 
     def __init__(self, flight: Flight) -> None:
-        self.flight = flight
+        self.code = flight.code
+        self.resumable = flight.gate.generator_like
         self.ident = get_ident()
         self.here = _greenlet()
         self.entered = 0
+        # Weakly, as in the tracer, and last, since an interrupt may strike here.
+        self.flight: Callable[[], Flight | None] = ref(flight, self._lost)
 
     def note(self, frame: FrameType) -> None:
         """Count a frame of the function that begins, if it belongs to the call."""
         if self._holds(frame):
             self.entered += 1
 
+    def stop(self) -> int:
+        """End it; return the count."""
+        raise NotImplementedError
+
+    def _lost(self, _: object) -> None:
+        """Let go of a call that nobody will end."""
+        arbiter.let_go(self.stop)
+
     def _holds(self, frame: FrameType | None) -> bool:
-        if not self.flight.gate.generator_like:
+        if not self.resumable:
             # A plain call has its thread for itself until it ends, but for greenlets.
             return get_ident() == self.ident and _greenlet() is self.here
-        living = self.flight.living
-        living = living() if living is not None else None
+        flight = self.flight()
+        living = flight.living() if flight is not None and flight.living is not None else None
         root = frame_of(living) if living is not None else None
         while frame is not None and root is not None:
             if frame is root:
@@ -72,11 +86,11 @@ class Monitored(Entries):
 
     def start(self) -> bool:
         """Switch the event on; False when both tool ids are taken."""
-        code = self.flight.code
+        code = self.code
         with _changing:
             if not _take_tool():
                 return False
-            others = _active.get(id(code), ())
+            others = self._others()
             _active[id(code)] = (*others, self)
             if not others:
                 _monitoring.set_local_events(_tool_id, code, _monitoring.events.PY_START)
@@ -84,16 +98,22 @@ class Monitored(Entries):
 
     def stop(self) -> int:
         """Switch it off unless others count the same function."""
-        code = self.flight.code
+        code = self.code
         with _changing:
-            others = tuple(each for each in _active.get(id(code), ()) if each is not self)
+            others = self._others()
             if others:
                 _active[id(code)] = others
             elif _active.pop(id(code), None) is not None:
                 _monitoring.set_local_events(_tool_id, code, 0)
                 if not _active:
                     _give_tool_back()
+        self.flight = _over
         return self.entered
+
+    def _others(self) -> tuple[Entries, ...]:
+        """Return who else counts the function, but for those that an interrupt left behind."""
+        known = _active.get(id(self.code), ())
+        return tuple(each for each in known if each is not self and not has_ended(each.flight()))
 
 
 def _take_tool() -> bool:
@@ -135,7 +155,7 @@ def forget() -> None:
     """Start clean in a forked child: what was counted is the parent's call."""
     global _changing
     _changing = RLock()
-    codes = [each[0].flight.code for each in _active.values()]
+    codes = [each[0].code for each in _active.values()]
     _active.clear()
     if _tool_id is not None:
         for code in codes:
@@ -151,11 +171,12 @@ class Hooked(Entries):
     """
 
     measuring = False
+    hook: Any = None
 
     def __init__(self, flight: Flight) -> None:
         super().__init__(flight)
         code = flight.code
-        start = 2 * (first_resume(code.co_code) or 0) if flight.gate.generator_like else 0
+        start = 2 * (first_resume(code.co_code) or 0) if self.resumable else 0
 
         def hook(frame: FrameType, event: str, arg: Any) -> None:
             if event == "call" and frame.f_code is code and (not start or frame.f_lasti <= start):
@@ -166,11 +187,17 @@ class Hooked(Entries):
             elif self.hook is None:
                 arbiter.take_off(hook)
 
-        self.hook: Any = hook
+        self.hook = hook
+
+    @property
+    def ended(self) -> bool:
+        """Whether the call died without a stop."""
+        return self.flight() is None
 
     def start(self) -> bool:
         """Put the hook on; False when another tool is at work."""
         if not arbiter.acquire(self):
+            self.flight = _over
             self.hook = None  # a cycle, which would keep the application's frames until the next collection
             return False
         setprofile(self.hook)
@@ -180,12 +207,17 @@ class Hooked(Entries):
         """Take the hook off; in another thread it does so itself at its next event."""
         self.abandon()
         arbiter.release(self)
+        self.flight = _over
         return self.entered
 
     def abandon(self) -> None:
-        """Take the hook off in a forked child."""
+        """Take the hook off, here or at its next event."""
         hook, self.hook = self.hook, None
         arbiter.take_off(hook)
+
+
+def _over() -> None:
+    """Stand in for the weak reference to a flight that was stopped."""
 
 
 def _greenlet() -> object:

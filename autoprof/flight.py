@@ -31,6 +31,7 @@ class Flight:
     """
 
     __slots__ = (
+        "__weakref__",
         "caller",
         "code",
         "done",
@@ -72,6 +73,11 @@ class Flight:
     returned: Any
     watches: Any
     done: bool
+
+
+def has_ended(flight: Flight | None) -> bool:
+    """Tell whether a call is over, also when an interrupt kept anybody from noticing; None is one that died."""
+    return flight is None or flight.done or (flight.living is not None and flight.living() is None)
 
 
 in_flight: dict[int, list[Flight]] = {}

@@ -1,11 +1,11 @@
 """The deterministic tracer: every call inside one profiled call, by caller and callee, with counts and times.
 
 A hook by `sys.setprofile` on the profiled call's own thread. Measured on CPython 3.11.7 / 3.12.1 / 3.13.0, two noisy
-cores, a loop over an empty function (36 ns); added to a call of the measured thread, and how much slower calls became
-in another busy thread:
+cores, a loop over an empty function (36 ns): what a call of the measured thread takes more, and how much slower calls
+become in another busy thread:
 
     way                     added to a call           another thread
-    sys.setprofile, this    1.4 / 1.7 / 1.6 us        1.0 / 2.5 / 2.5 times
+    sys.setprofile, this    1.6 / 1.9 / 1.8 us        1.0 / 2.5 / 2.6 times
     sys.monitoring          - / 1.3 / 1.3 us          - / 10 / 3.5 times
     cProfile                0.2 / 0.1 / 0.25 us       1.0 / 4.1 / 4.8 times; from 3.12 on all threads in one
     yappi                   0.2 / 0.2 / 0.4 us        1.0 / 90 / 44 times, and errors from 3.12 on
@@ -21,12 +21,15 @@ than it was made in is not followed there. The hook is a level of recursion on t
 from __future__ import annotations
 
 import time
+from _thread import get_ident
 from sys import getprofile, setprofile
 from time import perf_counter_ns
 from types import ModuleType
+from weakref import ref
 
 from autoprof import arbiter, clock, guard, naming
 from autoprof.callgraph import OTHER, Graph
+from autoprof.flight import has_ended
 from autoprof.frames import frame_of
 from autoprof.rewrite.epilogue import first_resume
 from autoprof.tracer_hook import CLOCK, HIDDEN, PYTHON, TRANSPARENT, C, Edge, Hook, Node
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from autoprof.flight import Flight
 
 MAX_NODES = 20_000
+_DEAD_AFTER_NS = 1_000_000_000
 _CLOCKS = frozenset(
     each for clock in ("monotonic", "perf_counter", "time") for each in (clock, f"{clock}_ns")
 )
@@ -50,7 +54,7 @@ class Trace:
     """Follows one call. `start` on its thread; `stop` on any.
 
     Attributes:
-        flight: the call.
+        flight: the call, weakly: an interrupt can leave one that nobody ends, and it must be known as such.
         hook: what `sys.getprofile()` returns while it follows; None when it does not.
         limit_ns: the point in time at which measuring stops, the call goes on.
         deadline_ns: the same, and 0 once the hook has to take itself off at its next event.
@@ -58,8 +62,11 @@ class Trace:
     """
 
     def __init__(self, flight: Flight, limit_ns: int) -> None:
-        self.flight = flight
+        self.code = flight.code
+        self.ident = get_ident()
+        self.resumable = flight.gate.generator_like
         self.deadline_ns = self.limit_ns = clock.monotonic_ns() + limit_ns
+        self._dead_ns = 0
         self.nodes: dict[int, Node] = {}
         self.c_nodes: dict[tuple[int, str], Node] = {}
         self.methods: dict[tuple[int, str], Node] = {}
@@ -69,15 +76,35 @@ class Trace:
         self.result: Graph | None = None
         self.hook: Any = None
         self._counter: Hook | None = None
+        self.flight: Callable[[], Flight | None] = ref(
+            flight, self._lost
+        )  # last, since an interrupt may strike here
 
     @property
     def measuring(self) -> bool:
         """Whether the profiled call runs right now, rather than waits."""
         return self._counter is not None and bool(self._counter.stack)
 
+    @property
+    def ended(self) -> bool:
+        """Whether nobody will stop it: an interrupt has struck, or the interpreter has taken the hook off this thread.
+
+        A coroutine that is no more may just be on its way to be stopped by another thread.
+        """
+        flight = self.flight()
+        if flight is None:
+            return True
+        if self.resumable:
+            if not has_ended(flight):
+                return False
+            self._dead_ns = self._dead_ns or clock.monotonic_ns()
+            return clock.monotonic_ns() - self._dead_ns > _DEAD_AFTER_NS
+        return not flight.done and get_ident() == self.ident and getprofile() is not self.hook
+
     def start(self) -> bool:
         """Put the hook on this thread; False when another tool is at work."""
         if not arbiter.acquire(self):
+            self.flight = _over
             return False
         try:
             self._counter = Hook(self, _bias_ns())
@@ -102,6 +129,7 @@ class Trace:
             self.c_nodes.clear()
             self.methods.clear()
             self.root = self._counter = None
+            self.flight = _over
         return self.result
 
     def detach(self) -> None:
@@ -114,6 +142,15 @@ class Trace:
         """Take the hook off, here or at its next event, and forget what was measured."""
         self.detach()
         self.result = Graph()
+        self._counter = None  # it holds frames
+
+    def _lost(self, _: object) -> None:
+        """Let go of a call that nobody will end: an interrupt has struck where it begins or ends."""
+        arbiter.let_go(self._end)
+
+    def _end(self) -> None:
+        self.abandon()
+        arbiter.release(self)
 
     def _close(self, at_ns: int) -> None:
         if self._counter is not None:
@@ -121,13 +158,16 @@ class Trace:
 
     def paused(self) -> None:
         """Notice that the profiled call is not running any more: it has ended, unless it can be resumed."""
-        if not self.flight.gate.generator_like:
+        if not self.resumable:
             self.detach()
 
-    def failed(self, error: Exception) -> None:
-        """End measuring after a failure of ours."""
+    def failed(self, error: BaseException) -> None:
+        """End measuring after a failure of ours, or an interrupt that met the hook and goes on."""
         self.cut = True
         self.detach()
+        self._close(clock.monotonic_ns())
+        if not isinstance(error, Exception):
+            raise error
         guard.report("tracer", error)
 
     def overdue(self) -> None:
@@ -139,10 +179,12 @@ class Trace:
 
     def root_edge(self, frame: FrameType) -> Edge | None:
         """Return the edge of the profiled call itself when a frame is its own; None for any other frame."""
-        flight = self.flight
-        if frame.f_code is not flight.code:
+        if frame.f_code is not self.code:
             return None
-        if flight.gate.generator_like:
+        flight = self.flight()
+        if flight is None:
+            return None
+        if self.resumable:
             living = flight.living() if flight.living is not None else None
             if living is None or frame_of(living) is not frame:
                 return None
@@ -213,13 +255,17 @@ class Trace:
         return made
 
 
+def _over() -> None:
+    """Stand in for the weak reference to a flight that was stopped."""
+
+
 def follow(flight: Flight, limit_ns: int) -> Trace | None:
     """Start to follow a call, or join the trace that another probe has on it; None when a tool is at work.
 
     Ended by `Trace.stop`, once for each probe.
     """
     tool = arbiter.holder
-    if isinstance(tool, Trace) and tool.flight is flight and tool.deadline_ns:
+    if isinstance(tool, Trace) and tool.flight() is flight and tool.deadline_ns:
         tool.limit_ns = tool.deadline_ns = max(tool.limit_ns, clock.monotonic_ns() + limit_ns)
         return tool
     trace = Trace(flight, limit_ns)
@@ -295,7 +341,8 @@ def _traced_ns(loop: Callable[[], int], leaf: CodeType) -> int:
         loop()
         return node.cumulative_ns - before_ns
 
-    trace = Trace(_Unflown(twice.__code__), 10**9)  # type: ignore[arg-type]
+    unflown = _Unflown(twice.__code__)
+    trace = Trace(unflown, 10**9)  # type: ignore[arg-type]
     for code in (twice.__code__, loop.__code__, leaf):
         trace.nodes[id(code)] = node = Node(OTHER, code)
     node = trace.nodes[id(loop.__code__)]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
         def overdue(self) -> None: ...
 
-        def failed(self, error: Exception) -> None: ...
+        def failed(self, error: BaseException) -> None: ...
 
 
 PYTHON, C, CLOCK, HIDDEN, TRANSPARENT = range(5)
@@ -78,7 +78,8 @@ class Hook:
 
     Attributes:
         stack: what to return to when the open calls end, innermost last; empty while nothing is measured.
-        top: the frame that runs; a frame counts only if it was called by this one.
+        top: id of the frame that runs; a frame counts only if it was called by this one. No reference: an interrupt can
+            leave it here, and all that its frame knows.
         edges: of the function that runs; None while ours does.
         lost_ns: what was ours so far: all points in time are taken less this.
         spent_ns: time in what the running function called.
@@ -98,7 +99,7 @@ class Hook:
         self._bias_ns = bias_ns
         self._now = clock.monotonic_ns
         self.stack: list[Any] = []
-        self.top: FrameType | None = None
+        self.top = 0
         self.edge: Any = None
         self.edges: dict[int, Edge] | None = None
         self.lost_ns = self.begun_ns = self.spent_ns = 0
@@ -113,11 +114,11 @@ class Hook:
             if entered_ns > listener.deadline_ns:
                 listener.overdue()
             elif event == "call":
-                if self.edges is not None and frame.f_back is self.top:
+                if self.edges is not None and id(frame.f_back) == self.top:
                     called = self.edges.get(id(frame.f_code)) or listener.edge(self.edges, frame)
                 elif not self.stack:
                     called = listener.root_edge(frame)
-            elif frame is not self.top:
+            elif id(frame) != self.top:
                 pass
             elif event == "c_call":
                 if PYTHON < self.edge.kind < HIDDEN:
@@ -136,7 +137,7 @@ class Hook:
                 self.leave(entered_ns)
             if called is not None:
                 self.enter(frame, called, entered_ns)
-        except Exception as error:
+        except BaseException as error:
             listener.failed(error)
         if kind != CLOCK:
             self.lost_ns += self._now() - entered_ns + self._bias_ns
@@ -144,7 +145,7 @@ class Hook:
     def enter(self, frame: FrameType, called: Edge, at_ns: int) -> None:
         """Open a call; a frame that is resumed is no new call."""
         self.stack.append((self.top, self.edge, self.edges, self.begun_ns, self.spent_ns))
-        self.top, self.edge = frame, called
+        self.top, self.edge = id(frame), called
         self.begun_ns = at_ns - self.lost_ns
         self.spent_ns = 0
         if called.kind >= HIDDEN:
@@ -182,5 +183,6 @@ class Hook:
 
     def close(self, at_ns: int) -> None:
         """Close all calls that are open."""
-        while self.stack:
+        while self.stack and self.edge is not None:
             self.leave(at_ns)
+        self.stack.clear()  # an interrupt can strike between the stack and the edge

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from autoprof import arbiter, guard, session, testing, tracer
+from autoprof import arbiter, flight, guard, session, testing, tracer
 from autoprof.callgraph import MAX_FUNCTIONS, OTHER, Figures, Graph
+from autoprof.gate import Gate
 from autoprof.probe import Probe
 from tests import mechanisms
 
@@ -699,6 +700,25 @@ def _resumable(graph: Graph) -> set[Key]:
         code for code in codes if code.co_flags & 0x20 and (code.co_filename, code.co_firstlineno) in places
     }
     return {(code.co_filename, code.co_firstlineno, code.co_name) for code in found}
+
+
+def test_a_call_that_nobody_ends_is_let_go() -> None:
+    """An interrupt that strikes in `begin` or `finish` leaves a flight that only the tracer knows."""
+    gate = Gate(lambda _: None, lambda *_: None, lambda *_: None)
+    for resumable in (False, True):
+        gate.generator_like = resumable
+        call = flight.Flight()
+        call.code, call.gate, call.caller, call.living = (
+            test_a_sum_of_graphs_is_bounded.__code__,
+            gate,
+            None,
+            None,
+        )
+        trace = tracer.follow(call, 10**12)
+        assert trace is not None and arbiter.holder is trace and sys.getprofile() is trace.hook
+        assert tracer.follow(call, 10**12) is trace
+        del call
+        assert arbiter.holder is None and sys.getprofile() is None
 
 
 def test_a_sum_of_graphs_is_bounded() -> None:

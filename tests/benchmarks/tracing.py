@@ -51,7 +51,8 @@ def method_loop() -> None:
 
 def followed(function: Callable[[], Any]) -> tuple[float, Graph]:
     """Return the nanoseconds a followed call of a function took, and what was found."""
-    trace: Any = tracer.follow(_Flight(function), 10**12)  # type: ignore[arg-type]
+    flight: Any = _Flight(function)
+    trace: Any = tracer.follow(flight, 10**12)
     began = time.perf_counter_ns()
     function()
     took = time.perf_counter_ns() - began
@@ -84,20 +85,21 @@ def figures() -> Iterator[Figure]:
     yield from _accuracy()
 
 
-def _follow(function: Callable[[], Any]) -> Any:
-    return tracer.follow(_Flight(function), 10**12)  # type: ignore[arg-type]
+def _follow(flight: Any) -> Any:
+    return tracer.follow(flight, 10**12)
 
 
-def _count(function: Callable[[], Any]) -> Any:
-    return entries.count(_Flight(function))  # type: ignore[arg-type]
+def _count(flight: Any) -> Any:
+    return entries.count(flight)
 
 
-def _others(start: Callable[[Callable[[], Any]], Any]) -> float:
+def _others(start: Callable[[Any], Any]) -> float:
     """Return how many times slower calls are in a thread beside one that is followed and waits."""
     ratios = []
     for _ in range(ROUNDS):
         without = min(_in_another_thread() for _ in range(3))
-        state = start(_waits)
+        flight = _Flight(_waits)
+        state = start(flight)
         try:
             with_it = min(_in_another_thread() for _ in range(3))
         finally:
