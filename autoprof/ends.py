@@ -132,11 +132,22 @@ def conclude(call: Flight, ended_ns: int, result: str | None, error: BaseExcepti
     duration_ns = ended_ns - call.started_ns
     extra = stop_strategies(call, duration_ns) if call.states else {}
     for each in call.probes:
-        _write_down(call, each, duration_ns, result, error, extra.get(each))
+        if each.policy == IF_SLOW:
+            _write_slow_down(call, each, duration_ns, result, error, extra.get(each))
+            continue
+        if each.threshold_ns is not None and duration_ns < each.threshold_ns:
+            each.discarded += 1
+            continue
+        # Beware: at the recursion limit a call deeper is a level too many.
+        each.record(duration_ns)
+        if call.stacks:
+            recorder.keep(each, call.stacks)
+        if each.emits and "blinker" in modules:
+            telling.send_end(call.samples, each, duration_ns, result, error, extra.get(each) or {})
     call.probes[0].overhead_ns += monotonic_ns() - ended_ns
 
 
-def _write_down(
+def _write_slow_down(
     call: Flight,
     probe: Probe,
     duration_ns: int,
@@ -144,25 +155,20 @@ def _write_down(
     error: BaseException | None,
     found: dict[str, Any] | None,
 ) -> None:
-    """Count a call for one probe and tell receivers.
+    """Count a call under `profile_if_slow`, and tell receivers if it was slow.
 
     Args:
         found: what the probe's strategy measured; None without one.
     """
-    kept = True
-    if probe.policy == IF_SLOW:
-        # Of a generator only its own time counts, as closely as the sampler's looks can tell.
-        duration_ns = max(duration_ns - call.suspended_ns, 0)
+    # Of a generator only its own time counts, as closely as the sampler's looks can tell.
+    duration_ns = max(duration_ns - call.suspended_ns, 0)
     if probe.threshold_ns is not None and duration_ns < probe.threshold_ns:
-        if probe.policy != IF_SLOW or found is not None:
+        if found is not None:
             probe.discarded += 1
-        if probe.policy == IF_SLOW and not call.gate.timed:
+        if not call.gate.timed:
             probe.total_ns += duration_ns
         return
-    if probe.policy != IF_SLOW:
-        probe.note(duration_ns)
-    else:
-        kept = slow_is_kept(call, probe, duration_ns, found is not None)
+    kept = slow_is_kept(call, probe, duration_ns, found is not None)
     if kept:
         probe.profiled += 1
         if call.stacks:
@@ -179,7 +185,7 @@ def slow_is_kept(call: Flight, probe: Probe, duration_ns: int, measured: bool) -
     """
     if call.gate.timer is not probe:  # else the stopwatch has counted it
         probe.slow += 1
-        probe.note(duration_ns)
+        probe.record(duration_ns, 0)
     return measured if probe.strategy is not None else gate._random.random() < probe.keeps
 
 

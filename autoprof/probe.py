@@ -196,18 +196,15 @@ class Probe:
             self._timed_before_s += gate_.total
         self._declined_before += gate_.declined
 
-    def record(self, duration_ns: int) -> None:
-        """Keep one duration; exact under threads (single bytecodes on counters)."""
-        self.profiled += 1
-        self.note(duration_ns)
+    def record(self, duration_ns: int, profiled: int = 1, counted: int = 1) -> None:
+        """Keep one duration; exact under threads (single bytecodes on counters).
 
-    def note(self, duration_ns: int) -> None:
-        """Count one duration without a profile of the call."""
-        self.total_ns += duration_ns
-        self.count_duration(duration_ns)
-
-    def count_duration(self, duration_ns: int) -> None:
-        """Put one duration into the histogram."""
+        Args:
+            profiled: 0 for a call without a profile.
+            counted: 0 for one that is in the total already.
+        """
+        self.profiled += profiled
+        self.total_ns += duration_ns * counted
         if duration_ns > self.max_ns:
             self.max_ns = duration_ns
         # `histogram.bucket`, written out: at the recursion limit a call more is a level too many.

@@ -153,17 +153,8 @@ class Sampler:
             if now_ns >= stacks.until_ns:
                 self.followed.pop(call, None)
         try:
-            # Beware: on 3.11 an allocation may collect. The finalizers it runs let other threads go on, whose frames are
-            # then gone while CPython makes objects for them (`_PyFrame_MakeAndSetFrameObject`, Python/frame.c).
-            collecting = COLLECTS_WHILE_ALLOCATING and gc.isenabled()
-            if collecting:
-                gc.disable()
-            try:
-                with self._table_lock:
-                    ended = self._look(now_ns, weight_ns, watching)
-            finally:
-                if collecting:
-                    gc.enable()
+            with self._table_lock:
+                ended = self._look_uncollected(now_ns, weight_ns, watching)
             for each in ended:  # receivers run in here: never under the lock
                 self.on_ended(each, now_ns)
             if self.deadlines:
@@ -171,6 +162,20 @@ class Sampler:
         except Exception as error:
             guard.report("sampler", error)
         self.busy_ns += clock.thread_ns() - used_ns
+
+    def _look_uncollected(self, now_ns: int, weight_ns: int, watching: bool) -> list[Flight]:
+        """Look without a collection in between.
+
+        Beware: on 3.11 an allocation may collect. The finalizers that runs let other threads go on, whose frames are then
+        gone while CPython makes objects for them (`_PyFrame_MakeAndSetFrameObject`, Python/frame.c).
+        """
+        if not COLLECTS_WHILE_ALLOCATING or not gc.isenabled():
+            return self._look(now_ns, weight_ns, watching)
+        gc.disable()
+        try:
+            return self._look(now_ns, weight_ns, watching)
+        finally:
+            gc.enable()
 
     def _meet_deadlines(self, now_ns: int) -> None:
         for key, (due_ns, stop) in list(self.deadlines.items()):

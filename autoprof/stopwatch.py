@@ -54,7 +54,7 @@ def _told(
         return
     duration_ns = int(elapsed_s * 1e9)
     probe.slow += 1
-    probe.count_duration(duration_ns)  # the gate has added it to the total
+    probe.record(duration_ns, 0, 0)  # the gate has added it to the total
     stacks, samples = recorder.watch.take(frame, int(started_s * 1e9))
     if other_profiler(gate_):
         probe.skip("other_profiler")

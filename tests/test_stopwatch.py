@@ -433,7 +433,7 @@ def test_a_failure_of_ours_stays_ours(loaded: Any, monkeypatch: pytest.MonkeyPat
     def broken(*_: Any) -> None:
         raise ValueError("ours")
 
-    monkeypatch.setattr(Probe, "count_duration", broken)
+    monkeypatch.setattr(Probe, "record", broken)
     assert module.work(0) == 0
     monkeypatch.undo()
     assert sum(guard.internal_errors.values()) == 2, "of work and of inner"

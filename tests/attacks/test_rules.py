@@ -689,21 +689,19 @@ def frames_of_other_threads_are_read_without_a_collection(broken: bool) -> None:
         def __del__(self) -> None:
             time.sleep(0)  # lets the other threads run
 
-    def deep(n: int, made: int) -> int:
-        Cycle()
-        return deep(n - 1, made) if n else len([[] for _ in range(made)])
+    def deep(n: int) -> int:
+        return deep(n - 1) if n else 3
 
     seen = probe(deep)
-    deep(1, 1)
+    deep(1)
     sys.setswitchinterval(1e-5)
-    gc.set_threshold(30)
-    until = time.monotonic() + 8
+    until = time.monotonic() + 4
     wrong: list[BaseException] = []
 
     def work(me: int) -> None:
         try:
             while time.monotonic() < until:
-                assert deep(15 + me, 3) == 3
+                assert deep(15 + me) == 3
         except BaseException as error:
             wrong.append(error)
 
@@ -711,7 +709,12 @@ def frames_of_other_threads_are_read_without_a_collection(broken: bool) -> None:
     for each in threads:
         each.start()
     while time.monotonic() < until:
+        for _ in range(3):
+            Cycle()
+        gc.set_threshold(20)  # fewer than the frames that a look makes objects of
         sampler.recorder.tick(True)
+        gc.set_threshold(1_000_000)
+        time.sleep(0.0002)
     for each in threads:
         each.join()
     assert not wrong and seen.profiled

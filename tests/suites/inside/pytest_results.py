@@ -8,6 +8,7 @@ A line of RESULTS is `[test, outcome]` in JSON, in the order of the tests.
 from __future__ import annotations
 
 import json
+import signal
 import re
 import sys
 from typing import TextIO
@@ -57,6 +58,7 @@ def main() -> int:
     """Run the command line."""
     del sys.path[0]  # this folder: nothing here must be importable by the tests
     results, *arguments = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
     with open(results, "w", encoding="utf-8", buffering=1) as lines:
         return int(pytest.main(arguments, plugins=[Recorder(lines)]))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import json
+import signal
 import sys
 import unittest
 from typing import Any, TextIO
@@ -102,6 +103,7 @@ def main() -> None:
     """Run the command line."""
     del sys.path[0]  # this folder: nothing here must be importable by the tests
     results, *names = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
     del sys.argv[1:]
     faulthandler.enable()
     with open(results, "w", encoding="utf-8", buffering=1) as Recorder.results:
