@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 
 IF_SLOW = "profile_if_slow"
+NEVER_NS = 1 << 62
+"""A moment, or a time, that is never over; not `gate.FOREVER`, which is a second on 32 bits."""
+
 REASONS = ("nested", "busy", "other_profiler", "paused", "error")
 
 
@@ -123,9 +126,9 @@ class Probe:
         self.rate = float(options.get("rate", 1.0))
         self.keeps = self.rate if policy == IF_SLOW else 1.0
         self.threshold_ns: int | None = options.get("threshold_ns")
-        self.limit_ns: int = options.get("duration_ns") or gate.FOREVER
+        self.limit_ns: int = options.get("duration_ns") or NEVER_NS
         self.every_ns: int = options.get("every_ns") or 0
-        self.expires_ns: int = gate.FOREVER
+        self.expires_ns: int = NEVER_NS
         self.emits = bool(options.get("emit_metrics", True))
         self.check_load = bool(options.get("check_load", True))
         self.asynchronous = bool(options.get("asynchronous", False))

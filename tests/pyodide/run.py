@@ -21,7 +21,13 @@ PYODIDE = {"3.14": ">=314.0.0-0 <315", "3.15": ">=315.0.0-0 <316"}
 
 PURE = ("pytest", "blinker", "pyyaml")
 NODE_MAJOR = 18
-TESTS = ("tests/test_splice.py", "tests/test_assemble.py", "tests/test_gate.py", "tests/test_matrix.py")
+TESTS = (
+    "tests/test_splice.py",
+    "tests/test_assemble.py",
+    "tests/test_gate.py",
+    "tests/test_matrix.py",
+    "tests/test_stopwatch.py",
+)
 MORE_TESTS = ("tests/test_decorate.py", "tests/test_decorators.py", "tests/test_probe.py")
 TIMEOUT_S = 900
 
