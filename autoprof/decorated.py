@@ -85,7 +85,10 @@ def name_at(frame: FrameType) -> str:
             for node in ast.iter_child_nodes(outer):
                 inner = prefix
                 if isinstance(node, _DECORATED):
-                    if any(each.lineno <= frame.f_lineno <= (each.end_lineno or 0) for each in node.decorator_list):
+                    if any(
+                        each.lineno <= frame.f_lineno <= (each.end_lineno or 0)
+                        for each in node.decorator_list
+                    ):
                         return f"{frame.f_globals.get('__name__')}:{prefix}{node.name}"
                     inner = f"{prefix}{node.name}." + ("" if isinstance(node, ast.ClassDef) else "<locals>.")
                 waiting.append((node, inner))

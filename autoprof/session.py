@@ -6,7 +6,7 @@ import os
 import sys
 import weakref
 
-from autoprof import calls, events, frames, guard, run, strategies, telling
+from autoprof import calls, compiled, events, frames, guard, run, strategies, telling
 from autoprof import flight as flights
 from autoprof import gate as gates
 from autoprof import probe as probes
@@ -131,6 +131,7 @@ class Session:
 
     def _splice_imported(self) -> None:
         covered = [name for name in list(sys.modules) if self.installer.covers(name)]
+        compiled.report_imported(self.installer, covered)
         if not covered or self.backend.name != backends.SPLICE:
             return
         from autoprof import live
@@ -202,6 +203,7 @@ class Session:
         from autoprof import live, marking
 
         marking.uninstall()
+        compiled.restore()
         for gate in self.installer.all_gates():
             gate.close()
             gate.begin = live.declines

@@ -51,7 +51,9 @@ def test_a_wrong_rule_is_told_with_its_place(rule: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("thing", ["def victim():", "async def victim():", "class victim:"])
 def test_a_wrong_decorator_names_its_function(decorator: str, thing: str, tmp_path: Path) -> None:
     path = tmp_path / "wrong.py"
-    source = f"from autoprof import *\n\ndef other(): pass\n\n@staticmethod\n@{decorator}\n{thing}\n    pass\n"
+    source = (
+        f"from autoprof import *\n\ndef other(): pass\n\n@staticmethod\n@{decorator}\n{thing}\n    pass\n"
+    )
     path.write_text(source)
     with pytest.raises(OptionError) as raised:
         exec(compile(source, str(path), "exec"), {"__name__": "wrong_shop"})
@@ -81,8 +83,12 @@ def test_methods_are_named_with_their_class(tmp_path: Path) -> None:
         exec(compile(source, str(path), "exec"), {"__name__": "wrong_shop"})
 
 
-@pytest.mark.parametrize("kind", ["profile", "profile_production", "flame_graph", "profile_memory", "profile_calls"])
-@pytest.mark.parametrize("thing", [len, dict, "text", asyncio, [].append, object()], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize(
+    "kind", ["profile", "profile_production", "flame_graph", "profile_memory", "profile_calls"]
+)
+@pytest.mark.parametrize(
+    "thing", [len, dict, "text", asyncio, [].append, object()], ids=lambda x: type(x).__name__
+)
 def test_what_is_no_function_is_named(kind: str, thing: Any) -> None:
     try:
         with pytest.raises(TypeError) as raised:

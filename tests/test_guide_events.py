@@ -183,7 +183,13 @@ def test_what_memory_calls_and_complete_say(function: str, sent: list[Sent]) -> 
         assert measured["calls"] == 1
         assert metadata["callees"]["shapes:_spin"] == 1
     complete = {each[3]["policy"]: each[2] for each in of(sent, "complete", function)}
-    assert set(complete) == {"profile", "profile_if_slow", "profile_production", "profile_memory", "profile_calls"}
+    assert set(complete) == {
+        "profile",
+        "profile_if_slow",
+        "profile_production",
+        "profile_memory",
+        "profile_calls",
+    }
     assert complete["profile"]["samples"] >= 1 and complete["profile"]["memory_delta"] is None
     assert complete["profile_memory"]["memory_delta"] > 0 and complete["profile_memory"]["samples"] is None
     assert all(each["duration_ns"] >= 30_000_000 for each in complete.values())

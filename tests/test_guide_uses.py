@@ -239,9 +239,7 @@ def work():
 
 def test_the_bottleneck_is_found(make: Make, tmp_path: Path) -> None:
     """Ten per cent of the calls: the function that takes nine tenths of the time has most of the stacks."""
-    module = make(
-        "profile", source=BOTTLENECK, strategy="sample", rate=0.1, duration=60_000, interval="1ms"
-    )
+    module = make("profile", source=BOTTLENECK, strategy="sample", rate=0.1, duration=60_000, interval="1ms")
     for _ in range(100):
         module.work()
     while probe("profile").profiled < 2:
