@@ -11,9 +11,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from importlib.machinery import ModuleSpec
+    from types import FrameType
+    from typing import Any
 
 KINDS = tuple(kind for kind in schema.POLICIES if kind != "none")
 _HOMES = ("autoprof", "autoprof.decorators")
+_DECORATED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _LONGEST_CHAIN = 20  # names that stand for names
 
 
@@ -62,6 +65,36 @@ def decorators(module: str, spec: ModuleSpec, qualname: str) -> list[Decorator]:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise sources.Unreadable(f"{module} can't be parsed: {type(error).__name__}: {error}") from None
     return sorted(found, key=lambda one: one.line)
+
+
+def name_of(function: Any) -> str:
+    """Return a function as errors name it; "" where it has no name."""
+    name = getattr(function, "__qualname__", None)
+    return f"{getattr(function, '__module__', '')}:{name}" if isinstance(name, str) else ""
+
+
+def name_at(frame: FrameType) -> str:
+    """Return what is being decorated in the line a frame is at, from its source; "" where that can't be told."""
+    import linecache  # for error messages only
+
+    try:
+        lines = linecache.getlines(frame.f_code.co_filename, frame.f_globals)
+        waiting: list[tuple[ast.AST, str]] = [(ast.parse("".join(lines)), "")]
+        while waiting:
+            outer, prefix = waiting.pop()
+            for node in ast.iter_child_nodes(outer):
+                inner = prefix
+                if isinstance(node, _DECORATED):
+                    if any(
+                        each.lineno <= frame.f_lineno <= (each.end_lineno or 0)
+                        for each in node.decorator_list
+                    ):
+                        return f"{frame.f_globals.get('__name__')}:{prefix}{node.name}"
+                    inner = f"{prefix}{node.name}." + ("" if isinstance(node, ast.ClassDef) else "<locals>.")
+                waiting.append((node, inner))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        pass
+    return ""
 
 
 def _on(node: ast.FunctionDef | ast.AsyncFunctionDef, names: _Names) -> Iterator[Decorator]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,9 +15,18 @@ _OFF = ("0", "false", "no", "off")
 def _apply(kind: str, function: Any, options: dict[str, Any]) -> Any:
     if os.environ.get("AUTOPROF_ENABLED", "").strip().lower() in _OFF:
         return function if function is not None else _same
+    from autoprof.errors import OptionError
     from autoprof.policy import options_for
 
-    complete = options_for(kind, **options)
+    try:
+        complete = options_for(kind, **options)
+    except OptionError as problem:
+        from autoprof import decorated
+
+        target = decorated.name_of(function) if function is not None else decorated.name_at(sys._getframe(2))
+        if not target:
+            raise
+        raise OptionError(f"{target}: {problem}") from None
 
     def decorator(target: Any) -> Any:
         from autoprof import session

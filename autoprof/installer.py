@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 
-from autoprof import calls, ends, guard, marking, stopwatch, strategies
+from autoprof import calls, compiled, ends, guard, marking, stopwatch, strategies
 from autoprof import probe as probes
 from autoprof.gate import GENERATOR_LIKE, Gate, TimedGate
 from autoprof.probe import IF_SLOW, Probe
@@ -13,7 +13,6 @@ from autoprof.probe import IF_SLOW, Probe
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import ModuleType
     from typing import Any, Literal
 
     from autoprof.policy import Decision, Grant, Policy
@@ -167,7 +166,15 @@ class Installer:
         return code if granted else None
 
     def module_executed(self, module: ModuleType) -> None:
-        """Splice a module that its own loader executed (pytest's rewriting, typeguard)."""
+        """Splice a module that its own loader executed (pytest's rewriting, typeguard), wrap what is written in C."""
+        if type(module) is ModuleType and compiled.kind_of(module):
+            name = module.__name__
+            compiled.install(
+                self,
+                module,
+                lambda found, qualname, granted: self._wrap_site(found, name, qualname, -2, granted),
+            )
+            return
         if self.backend != SPLICE:
             return
         from autoprof import live

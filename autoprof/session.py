@@ -6,7 +6,7 @@ import os
 import sys
 import weakref
 
-from autoprof import arbiter, calls, events, frames, guard, run, strategies, telling
+from autoprof import arbiter, calls, compiled, events, frames, guard, run, strategies, telling
 from autoprof import flight as flights
 from autoprof import gate as gates
 from autoprof import probe as probes
@@ -97,6 +97,7 @@ class Session:
 
     def _splice_imported(self) -> None:
         covered = [name for name in list(sys.modules) if self.installer.covers(name)]
+        compiled.report_imported(self.installer, covered)
         if not covered or self.installer.backend != SPLICE:
             return
         from autoprof import live
@@ -168,6 +169,7 @@ class Session:
         from autoprof import live, marking
 
         marking.uninstall()
+        compiled.restore()
         for gate in self.installer.all_gates():
             gate.close()
             gate.begin = live.declines

@@ -6,7 +6,7 @@ import ast
 import functools
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tests.conftest import REPOSITORY
 
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
     @property
     def words(self) -> list[str]:
-        """The first word of the row, and the names in backticks of the others."""
+        """The words of the first cell."""
         return next(iter(self.cells.values())).split()
 
 
@@ -49,7 +49,8 @@ def rows() -> tuple[Row, ...]:
 
 
 def _rows(lines: list[str]) -> Iterator[Row]:
-    section, heading = "", []
+    section = ""
+    heading: list[str] = []
     for number, line in enumerate(lines, 1):
         if line.startswith("#"):
             section = line.lstrip("# ").strip("`")
@@ -57,7 +58,7 @@ def _rows(lines: list[str]) -> Iterator[Row]:
             heading = []
         elif not heading:
             heading = _cells(line)
-        elif set(line) > set("|-"):
+        elif set(line) - set("|- "):
             cells = _cells(line)
             assert len(cells) == len(heading), f"line {number} of {PAGE.name} has {len(cells)} cells"
             yield Row(section, number, dict(zip(heading, cells, strict=True)))
@@ -78,8 +79,3 @@ def tests_of(file: str) -> frozenset[str]:
     tree = ast.parse((REPOSITORY / "tests" / file).read_text("utf-8"))
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     return frozenset(node.name for node in tree.body if isinstance(node, kinds) and node.name[:5] == "test_")
-
-
-def keywords(decorator: str) -> Any:
-    """Return the policy a decorator's text names."""
-    return decorator.partition("(")[0]

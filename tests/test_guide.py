@@ -198,4 +198,6 @@ def test_every_strategy_stands_there(strategy: str) -> None:
 def test_a_row_with_another_probe_would_be_noticed() -> None:
     options = [schema.options_for("profile", rate=rate) for rate in (0.01, 0.02)]
     assert options[0] != options[1]
-    assert [name for name in ATTRIBUTES if not hasattr(Probe("m:f", "r", "profile", None, options[0]), name)] == []
+    assert [
+        name for name in ATTRIBUTES if not hasattr(Probe("m:f", "r", "profile", None, options[0]), name)
+    ] == []

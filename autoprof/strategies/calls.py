@@ -48,11 +48,12 @@ class Calls:
         found = state.stop()
         if not kept:
             return {}
+        # `or 1`: the entries of a function in C are not seen.
         if isinstance(found, int):
-            return {"event": ("calls", {"calls": found}, {"callees": {}})}
+            return {"event": ("calls", {"calls": found or 1}, {"callees": {}})}
         callees = found.targets_inside()
         add_callees(probe, callees)
-        return {"event": ("calls", {"calls": _entries(probe, found)}, {"callees": callees})}
+        return {"event": ("calls", {"calls": _entries(probe, found) or 1}, {"callees": callees})}
 
 
 def _is_inside_another(flight: Flight) -> bool:

@@ -8,8 +8,8 @@ A line of RESULTS is `[test, outcome]` in JSON, in the order of the tests.
 from __future__ import annotations
 
 import json
-import signal
 import re
+import signal
 import sys
 from typing import TextIO
 
