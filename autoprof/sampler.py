@@ -220,11 +220,22 @@ class Sampler:
             if now_ns - each.started_ns <= each.limit_ns:
                 self._count(each, leaf, tuple(ids), weight_ns)
 
-    def _count(self, each: Flight, leaf: FrameType, ids: tuple[int, ...], weight_ns: int) -> None:
-        """Add one look at a call: its code ids, leaf first; new stacks are named while their frames are at hand."""
+    def _count(
+        self,
+        each: Flight,
+        leaf: FrameType,
+        ids: tuple[int, ...],
+        weight_ns: int,
+        waiting: list[FrameType] | None = None,
+    ) -> None:
+        """Add one look at a call: its code ids, leaf first; new stacks are named while their frames are at hand.
+
+        Args:
+            waiting: the frames, root first, where they are not linked by `f_back`; they have been named.
+        """
         counts = self._counts
         if each.stacks is not None:
-            self._count_apart(each, leaf, len(ids), weight_ns)
+            self._count_apart(each, waiting or _frames_below(leaf, len(ids)), weight_ns)
         for probe in each.probes:
             if not probe.sampled or probe.threshold_ns is not None:
                 continue
@@ -243,18 +254,15 @@ class Sampler:
             probe.samples += 1
             each.samples += 1
 
-    def _count_apart(self, each: Flight, leaf: FrameType, depth: int, weight_ns: int) -> None:
-        """Add one look at a call that a threshold may yet throw away to what the call itself keeps."""
-        labels = []
-        frame: FrameType | None = leaf
-        for _ in range(depth):
-            if frame is None:
-                break
-            labels.append(label_of(frame))
-            frame = frame.f_back
-        stack = tuple([each for each in reversed(labels) if each])
+    def _count_apart(self, each: Flight, frames: list[FrameType], weight_ns: int) -> None:
+        """Add one look at a call that a threshold may yet throw away to what the call itself keeps.
+
+        Args:
+            frames: root first.
+        """
+        stack = tuple([label for frame in frames if (label := label_of(frame))])
         stacks = each.stacks
-        if stacks is not None and (stack in stacks or len(stacks) < STACKS_A_CALL):
+        if stack and stacks is not None and (stack in stacks or len(stacks) < STACKS_A_CALL):
             sums = stacks.setdefault(stack, [0, 0])
             sums[0] += 1
             sums[1] += weight_ns
@@ -336,23 +344,24 @@ class Sampler:
 
     def _look_at_suspended(self, each: Flight, living: object, weight_ns: int) -> None:
         """Follow `cr_await`: what a suspended coroutine waits for is where its time goes."""
-        ids: list[int] = []
+        chain: list[FrameType] = []
         waiting: object | None = living
         if hasattr(living, "gi_frame") or (hasattr(living, "ag_await") and living.ag_await is None):
             each.suspended_ns += weight_ns
             return  # between two resumptions of a generator the time is the caller's
-        frame = leaf = frame_of(living)
+        frame = frame_of(living)
         for _ in range(DEPTH_MAX):
             if frame is None:
                 break
             self._label(frame)
-            ids.append(id(frame.f_code))
+            chain.append(frame)
             waiting = awaited(waiting)
             frame = frame_of(waiting)
-        if leaf is not None:
-            self._count(each, leaf, tuple(ids[::-1]), weight_ns)
+        if chain:
+            ids = tuple([id(frame.f_code) for frame in reversed(chain)])
+            self._count(each, chain[0], ids, weight_ns, chain)
             if self.followed:
-                self._count_followed(each, leaf, (AWAIT, *ids[::-1]), len(ids), weight_ns)
+                self._count_followed(each, chain[0], (AWAIT, *ids), len(ids), weight_ns)
 
     def add(self, probe: Any, stacks: dict[tuple[str, ...], tuple[int, int]]) -> None:
         """Have the next drain carry stacks that a strategy has counted itself: stack → samples, nanoseconds."""
@@ -379,6 +388,16 @@ class Sampler:
             before = out.get((probe, stack), (0, 0))
             out[probe, stack] = (before[0] + samples, before[1] + weight_ns)
         return out
+
+
+def _frames_below(leaf: FrameType, depth: int) -> list[FrameType]:
+    """Return the innermost frames of a thread, outermost first."""
+    frames: list[FrameType] = []
+    frame: FrameType | None = leaf
+    while frame is not None and len(frames) < depth:
+        frames.append(frame)
+        frame = frame.f_back
+    return frames[::-1]
 
 
 def nothing() -> None:

@@ -160,6 +160,22 @@ def test_a_suspended_coroutine_is_followed_to_what_it_waits_for(loaded: Any, by_
     coroutine.close()
 
 
+@pytest.mark.parametrize("options", [{}, {"policy": "profile_if_slow"}])
+def test_so_it_is_where_only_slow_calls_are_kept(loaded: Any, by_hand: Any, options: dict[str, Any]) -> None:
+    module = loaded(
+        "import types\n@types.coroutine\ndef run_pause():\n    yield\n"
+        "async def fetch():\n    await run_pause()\nasync def page():\n    await fetch()\n",
+        threshold="0ms",
+        **options,
+    )
+    coroutine = module.page()
+    coroutine.send(None)
+    by_hand()
+    assert stacks(f"{module.name}:page") == {}
+    coroutine.close()
+    assert stacks(f"{module.name}:page") == {("page", "fetch", "run_pause"): 1}
+
+
 def test_a_running_coroutine_is_seen_where_it_runs(loaded: Any, by_hand: Any) -> None:
     module = loaded(
         "async def page(act):\n    return run_inside(act)\ndef run_inside(act):\n    return act()\n"
