@@ -38,6 +38,16 @@ def label_of(frame: FrameType) -> str:
     return known[1]
 
 
+def frames_below(leaf: FrameType, depth: int) -> list[FrameType]:
+    """Return the innermost frames of a thread, outermost first."""
+    frames: list[FrameType] = []
+    frame: FrameType | None = leaf
+    while frame is not None and len(frames) < depth:
+        frames.append(frame)
+        frame = frame.f_back
+    return frames[::-1]
+
+
 def forget_labels() -> None:
     """Let go of the application's code."""
     _labels.clear()

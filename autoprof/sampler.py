@@ -18,7 +18,7 @@ from autoprof import clock, guard
 from autoprof.background import Background
 from autoprof.callstacks import AWAIT
 from autoprof.flight import Flight, afloat, drop_abandoned, in_flight
-from autoprof.frames import DEPTH_MAX, awaited, frame_label, frame_of, is_running, label_of, reservoir
+from autoprof.frames import DEPTH_MAX, awaited, frame_label, frame_of, frames_below, is_running, label_of, reservoir
 from autoprof.watching import Watch
 
 TYPE_CHECKING = False
@@ -166,8 +166,8 @@ class Sampler:
     def _look_uncollected(self, now_ns: int, weight_ns: int, watching: bool) -> list[Flight]:
         """Look without a collection in between.
 
-        Beware: on 3.11 an allocation may collect. The finalizers that runs let other threads go on, whose frames are then
-        gone while CPython makes objects for them (`_PyFrame_MakeAndSetFrameObject`, Python/frame.c).
+        Beware: on 3.11 an allocation may collect. Finalizers then let other threads go on, whose frames are gone while
+        CPython makes objects for them (`_PyFrame_MakeAndSetFrameObject`, Python/frame.c).
         """
         if not COLLECTS_WHILE_ALLOCATING or not gc.isenabled():
             return self._look(now_ns, weight_ns, watching)
@@ -235,7 +235,7 @@ class Sampler:
         """
         counts = self._counts
         if each.stacks is not None:
-            self._count_apart(each, waiting or _frames_below(leaf, len(ids)), weight_ns)
+            self._count_apart(each, waiting or frames_below(leaf, len(ids)), weight_ns)
         for probe in each.probes:
             if not probe.sampled or probe.threshold_ns is not None:
                 continue
@@ -388,16 +388,6 @@ class Sampler:
             before = out.get((probe, stack), (0, 0))
             out[probe, stack] = (before[0] + samples, before[1] + weight_ns)
         return out
-
-
-def _frames_below(leaf: FrameType, depth: int) -> list[FrameType]:
-    """Return the innermost frames of a thread, outermost first."""
-    frames: list[FrameType] = []
-    frame: FrameType | None = leaf
-    while frame is not None and len(frames) < depth:
-        frames.append(frame)
-        frame = frame.f_back
-    return frames[::-1]
 
 
 def nothing() -> None:

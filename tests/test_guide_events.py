@@ -11,7 +11,7 @@ import pytest
 from tests import guide
 from tests.conftest import Environment
 
-COMMON = set(["event", "module", "function", "target", "rule", "policy", "strategy", "pid", "thread", "env", "service", "user"])
+COMMON = {"event", "module", "function", "target", "rule", "policy", "strategy", "pid", "thread", "env", "service", "user"}
 SHAPES = ("plain", "waits", "gives", "gives_later")
 
 # Every policy on every function; two strategies can't follow one call at once, so calls are counted by themselves.
