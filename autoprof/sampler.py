@@ -18,7 +18,16 @@ from autoprof import clock, guard
 from autoprof.background import Background
 from autoprof.callstacks import AWAIT
 from autoprof.flight import Flight, afloat, drop_abandoned, in_flight
-from autoprof.frames import DEPTH_MAX, awaited, frame_label, frame_of, frames_below, is_running, label_of, reservoir
+from autoprof.frames import (
+    DEPTH_MAX,
+    awaited,
+    frame_label,
+    frame_of,
+    frames_below,
+    is_running,
+    label_of,
+    reservoir,
+)
 from autoprof.watching import Watch
 
 TYPE_CHECKING = False
@@ -157,8 +166,9 @@ class Sampler:
                 ended = self._look_uncollected(now_ns, weight_ns, watching)
             for each in ended:  # receivers run in here: never under the lock
                 self.on_ended(each, now_ns)
-            if self.deadlines:
-                self._meet_deadlines(now_ns)
+            for key, (due_ns, stop) in list(self.deadlines.items()) if self.deadlines else ():
+                if now_ns >= due_ns and self.deadlines.pop(key, None) is not None:
+                    stop()
         except Exception as error:
             guard.report("sampler", error)
         self.busy_ns += clock.thread_ns() - used_ns
@@ -176,11 +186,6 @@ class Sampler:
             return self._look(now_ns, weight_ns, watching)
         finally:
             gc.enable()
-
-    def _meet_deadlines(self, now_ns: int) -> None:
-        for key, (due_ns, stop) in list(self.deadlines.items()):
-            if now_ns >= due_ns and self.deadlines.pop(key, None) is not None:
-                stop()
 
     def _look(self, now_ns: int, weight_ns: int, watching: bool) -> list[Flight]:
         """Count the stacks of the calls in flight; return the generator-like ones that have ended unseen.
