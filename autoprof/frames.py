@@ -87,3 +87,13 @@ def awaited(waiting: Any) -> object | None:
         if found is not None:
             return found
     return None
+
+
+def awaiting(living: object, depth: int) -> list[FrameType]:
+    """Return the frames of a suspended coroutine and of what it waits for, its own first, at most `depth`."""
+    chain: list[FrameType] = []
+    waiting: object | None = living
+    while len(chain) < depth and (frame := frame_of(waiting)) is not None:
+        chain.append(frame)
+        waiting = awaited(waiting)
+    return chain

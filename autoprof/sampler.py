@@ -20,7 +20,7 @@ from autoprof.callstacks import AWAIT
 from autoprof.flight import Flight, afloat, drop_abandoned, in_flight
 from autoprof.frames import (
     DEPTH_MAX,
-    awaited,
+    awaiting,
     frame_label,
     frame_of,
     frames_below,
@@ -349,19 +349,12 @@ class Sampler:
 
     def _look_at_suspended(self, each: Flight, living: object, weight_ns: int) -> None:
         """Follow `cr_await`: what a suspended coroutine waits for is where its time goes."""
-        chain: list[FrameType] = []
-        waiting: object | None = living
         if hasattr(living, "gi_frame") or (hasattr(living, "ag_await") and living.ag_await is None):
             each.suspended_ns += weight_ns
             return  # between two resumptions of a generator the time is the caller's
-        frame = frame_of(living)
-        for _ in range(DEPTH_MAX):
-            if frame is None:
-                break
+        chain = awaiting(living, DEPTH_MAX)
+        for frame in chain:
             self._label(frame)
-            chain.append(frame)
-            waiting = awaited(waiting)
-            frame = frame_of(waiting)
         if chain:
             ids = tuple([id(frame.f_code) for frame in reversed(chain)])
             self._count(each, chain[0], ids, weight_ns, chain)

@@ -19,7 +19,7 @@ from _thread import allocate_lock, get_ident
 from autoprof import arbiter, clock, guard
 from autoprof import probe as probes
 from autoprof.callstacks import AWAIT, CallStacks
-from autoprof.frames import awaited, frame_label, frame_of
+from autoprof.frames import awaiting, frame_label, frame_of
 from autoprof.sampler import recorder
 
 TYPE_CHECKING = False
@@ -224,7 +224,7 @@ class Following:
             if own is None:
                 return
             if not coroutine.cr_running:
-                self._count(_awaiting(coroutine), AWAIT, weight_ns)
+                self._count(awaiting(coroutine, DEPTH_MAX)[::-1], AWAIT, weight_ns)
                 return
             frames = self._frames(call_stack, leaf, own, True)  # none when it runs on another thread
         if frames:
@@ -279,13 +279,3 @@ def _renew(used: Any) -> None:
         fresh = stack_sampler.get_stack_sampler()
         fresh.timer_func = used.timer_func
         fresh.has_warned_about_timing_overhead = used.has_warned_about_timing_overhead
-
-
-def _awaiting(coroutine: object) -> list[FrameType]:
-    """Return the frames of a suspended coroutine and of what it waits for, the innermost first."""
-    frames: list[FrameType] = []
-    waiting: object | None = coroutine
-    while (frame := frame_of(waiting)) is not None and len(frames) < DEPTH_MAX:
-        frames.append(frame)
-        waiting = awaited(waiting)
-    return frames[::-1]
