@@ -77,11 +77,18 @@ def take_off(hook: Any) -> bool:
     """Take a hook off this thread; False when another one is in its place, or none."""
     if hook is None or getprofile() is not hook:
         return False
-    # Beware: the garbage collector can bring us here while CPython 3.11 is about to call the hook and holds no
-    # reference to it (`call_trace` allocates the frame first): a hook freed now would be called freed.
-    _retired.append(hook)
+    retire(hook)
     setprofile(None)
     return True
+
+
+def retire(hook: object) -> None:
+    """Keep a hook that is taken off for a while.
+
+    Beware: the garbage collector can bring us here while CPython 3.11 is about to call the hook and holds no reference to
+    it (`call_trace` allocates the frame first): a hook freed now would be called freed.
+    """
+    _retired.append(hook)
 
 
 def let_go(end: Callable[[], object]) -> None:

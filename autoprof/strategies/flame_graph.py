@@ -182,6 +182,8 @@ class Following:
     def _unhook(self) -> None:
         """Take off what this thread has of ours, and nothing else; may be called from the hook itself."""
         hook = sys.getprofile()
+        if hook is not None:
+            arbiter.retire(hook)
         if hook is self._wait:
             sys.setprofile(None)
         sampler, self._sampler = self._sampler, None
