@@ -6,7 +6,7 @@ import os
 
 from autoprof import schema
 from autoprof.errors import printable
-from autoprof.probe_status import GATE_NS
+from autoprof.probe_status import GATE_NS, STOPWATCH_NS
 from autoprof.store_file import store_files
 from autoprof.units import format_duration, format_share, format_size
 
@@ -24,7 +24,6 @@ _FEW_PROFILES = 5
 _LISTED = 5
 _WORTH_CURING = 0.1  # of the budget
 _DEFAULT_BUDGET = 0.01
-_STOPWATCH_NS = 150  # what profile_if_slow may cost each call; the benchmark holds it to that
 _EXPENSIVE = frozenset({"call_graph", "memory", "fprof", "eprof", "cprof"})
 _LONG_NS = 10 * schema.SECOND_NS
 
@@ -164,7 +163,7 @@ class Cost:
 
     def __init__(self, row: ProbeRow, lived: int) -> None:
         self.row = row
-        self.gate_ns = row.calls * (_STOPWATCH_NS if row.policy == "profile_if_slow" else GATE_NS)
+        self.gate_ns = row.calls * (STOPWATCH_NS if row.policy == "profile_if_slow" else GATE_NS)
         self.share = self.total_ns / max(lived, 1)
 
     @property

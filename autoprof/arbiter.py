@@ -85,8 +85,8 @@ def take_off(hook: Any) -> bool:
 def retire(hook: object) -> None:
     """Keep a hook that is taken off for a while.
 
-    Beware: the garbage collector can bring us here while CPython 3.11 is about to call the hook and holds no reference to
-    it (`call_trace` allocates the frame first): a hook freed now would be called freed.
+    Beware: the garbage collector can bring us here while CPython 3.11 is about to call the hook and holds no reference
+    to it (`call_trace` allocates the frame first): a hook freed now would be called freed.
     """
     _retired.append(hook)
 

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENVS = ROOT / ".venvs"
 VERSIONS = ("3.11", "3.12", "3.13")
 WEBASSEMBLY = ("3.14", "3.15")
+TIMED_ATTACKS = ("code_replaced", "introspection", "lifetimes", "other_tools", "recursion", "travel")
 CLOSING = re.compile(r"(\d+) (passed|failed|skipped|error|errors|xfailed|xpassed)\b")
 
 
@@ -106,11 +107,12 @@ def lint(python: str, totals: Totals) -> None:
             totals.passed += 1
 
 
-def run(name: str, command: Sequence[str], totals: Totals) -> None:
+def run(name: str, command: Sequence[str], totals: Totals, **variables: str) -> None:
     """Run one command, showing its output as it comes, and count what it says."""
     began = time.monotonic()
     print(f"-- {name}", flush=True)
     env = {key: value for key, value in os.environ.items() if not key.startswith("AUTOPROF_")}
+    env |= variables
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # without bytecode every start-up is ten times as slow
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
@@ -145,6 +147,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if version == measured:
             subprocess.run([made, "-m", "coverage", "combine", "-q"], cwd=ROOT)
             subprocess.run([made, "-m", "coverage", "report", "--skip-covered"], cwd=ROOT)
+        if version == found[-1][0] and not given.pytest:
+            attacks = [f"tests/attacks/test_{each}.py" for each in TIMED_ATTACKS]
+            name = f"attacks with a stopwatch in every function, on {version}"
+            run(name, [made, "-m", "pytest", "-q", *attacks], totals, ARENA_STOPWATCH="1")
     if not given.python:
         python = str(VENVS / measured / "bin" / "python")
         for version in WEBASSEMBLY:
