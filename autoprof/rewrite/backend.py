@@ -84,7 +84,12 @@ def _trial_unwind(call: _TrialCall, error: BaseException) -> None:
 
 
 def _untraced_self_test() -> str:
-    """Run the self-test where nobody watches: an open gate would upset a tracer or profiler of this thread."""
+    """Run the self-test where nobody watches: an open gate would upset a tracer or profiler of this thread.
+
+    Beware: we may be inside an import, whose lock this thread holds: the other one must find everything imported.
+    """
+    from autoprof.rewrite import splice  # noqa: F401
+
     if sys.gettrace() is None and sys.getprofile() is None:
         return _self_test()
     problem: list[str] = []
