@@ -60,5 +60,5 @@ class ProbeStatus(_Fields):
             sum(probe.skipped.values()),
             probe.discarded,
             probe.overhead_ns,
-            calls * (STOPWATCH_NS if any([each.timed for each in probe.gates]) else GATE_NS),
+            calls * (STOPWATCH_NS if any(each.timed for each in probe.gates) else GATE_NS),
         )
