@@ -134,10 +134,11 @@ def restore() -> None:
 def _functions(module: ModuleType) -> Iterator[tuple[str, Any]]:
     """Yield what is defined in the module, under its own name."""
     for name, value in list(vars(module).items()):
-        ours = type(value) is BuiltinFunctionType or type(value).__name__ == _CYTHON
-        if ours and not name.startswith("__") and value.__name__ == name:
-            if getattr(value, "__module__", None) == module.__name__:
-                yield name, value
+        if type(value) is not BuiltinFunctionType and type(value).__name__ != _CYTHON:
+            continue
+        own = value.__name__ == name and getattr(value, "__module__", None) == module.__name__
+        if own and not name.startswith("__"):
+            yield name, value
 
 
 def _methods(module: ModuleType) -> Iterator[str]:

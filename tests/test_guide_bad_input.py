@@ -71,7 +71,7 @@ def test_a_wrong_decorator_without_source_is_an_error_all_the_same() -> None:
 def test_a_wrong_decorator_called_on_a_function_names_it() -> None:
     def victim() -> None: ...
 
-    with pytest.raises(OptionError, match="test_guide_bad_input:.*victim.*rate"):
+    with pytest.raises(OptionError, match=r"test_guide_bad_input:.*victim.*rate"):
         autoprof.profile(victim, rate=2)
 
 
@@ -79,7 +79,7 @@ def test_methods_are_named_with_their_class(tmp_path: Path) -> None:
     path = tmp_path / "wrong.py"
     source = "from autoprof import *\nclass Shop:\n    @profile(\n        rate=7,\n    )\n    def sell(self): pass\n"
     path.write_text(source)
-    with pytest.raises(OptionError, match="wrong_shop:Shop.sell"):
+    with pytest.raises(OptionError, match=r"wrong_shop:Shop.sell"):
         exec(compile(source, str(path), "exec"), {"__name__": "wrong_shop"})
 
 
