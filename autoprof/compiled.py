@@ -134,9 +134,10 @@ def restore() -> None:
 def _functions(module: ModuleType) -> Iterator[tuple[str, Any]]:
     """Yield what is defined in the module, under its own name."""
     for name, value in list(vars(module).items()):
-        ours = type(value) is BuiltinFunctionType or type(value).__name__ == _CYTHON
-        named = ours and not name.startswith("__") and value.__name__ == name
-        if named and getattr(value, "__module__", None) == module.__name__:
+        if type(value) is not BuiltinFunctionType and type(value).__name__ != _CYTHON:
+            continue
+        own = value.__name__ == name and getattr(value, "__module__", None) == module.__name__
+        if own and not name.startswith("__"):
             yield name, value
 
 

@@ -79,7 +79,7 @@ def test_methods_are_named_with_their_class(tmp_path: Path) -> None:
     path = tmp_path / "wrong.py"
     source = "from autoprof import *\nclass Shop:\n    @profile(\n        rate=7,\n    )\n    def sell(self): pass\n"
     path.write_text(source)
-    with pytest.raises(OptionError, match=r"wrong_shop:Shop\.sell"):
+    with pytest.raises(OptionError, match=r"wrong_shop:Shop.sell"):
         exec(compile(source, str(path), "exec"), {"__name__": "wrong_shop"})
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from autoprof import events
 from tests import guide
 from tests.conftest import Environment
 
-COMMON = {"event", "module", "function", "target", "rule", "policy", "strategy", "pid", "thread", "env", "service", "user"}
+COMMON = {*events.metadata("stop", "m:f"), "user"}
 SHAPES = ("plain", "waits", "gives", "gives_later")
 
 # Every policy on every function; two strategies can't follow one call at once, so calls are counted by themselves.
@@ -141,7 +142,7 @@ def of(sent: list[Sent], event: str, function: str, policy: str | None = None) -
 
 @pytest.mark.parametrize("function", SHAPES)
 def test_all_nine_events_of_a_real_program(function: str, sent: list[Sent]) -> None:
-    for event in ["start", "stop", "exception", "sample", "slow_operation", "production", "memory", "calls", "complete"]:
+    for event in events.NAMES[:9]:
         found = of(sent, event, function)
         assert found, f"no {event} of {function}"
         measurements, more = shape_of(event)
