@@ -4,8 +4,8 @@ Only files whose path has PART in it. By cProfile on 3.11, which counts a genera
 cProfile has other ways of counting, by the interpreter's own event for the start of a function or generator.
 """
 
-import cProfile
 import collections
+import cProfile
 import inspect
 import json
 import runpy

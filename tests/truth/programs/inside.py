@@ -5,8 +5,8 @@ print [file, line, name, target, generator-like?, calls, primitive calls]; from 
 primitive calls.
 """
 
-import cProfile
 import collections
+import cProfile
 import email
 import email.policy
 import inspect
@@ -107,5 +107,7 @@ if __name__ == "__main__":
         work()
         print(json.dumps(told))
     else:
-        modules = {each.__file__: name for name, each in sys.modules.items() if getattr(each, "__file__", None)}
+        modules = {
+            each.__file__: name for name, each in sys.modules.items() if getattr(each, "__file__", None)
+        }
         print(json.dumps(list(by_cprofile() if sys.version_info < (3, 12) else by_events())))
