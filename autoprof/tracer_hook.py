@@ -86,17 +86,17 @@ class Hook:
     """
 
     __slots__ = (
-        "_bias_ns", "_listener", "_now", "begun_ns", "edge", "edges", "lost_ns", "spent_ns", "stack", "top",
+        "_biases_ns", "_listener", "_now", "begun_ns", "edge", "edges", "lost_ns", "spent_ns", "stack", "top",
     )  # fmt: skip
 
-    def __init__(self, listener: Listener, bias_ns: int) -> None:
+    def __init__(self, listener: Listener, biases_ns: tuple[int, int]) -> None:
         """Make it.
 
         Args:
-            bias_ns: what an event costs before and after the hook looks at the clock.
+            biases_ns: what an event of a Python and of a C function costs before and after the hook looks at the clock.
         """
         self._listener = listener
-        self._bias_ns = bias_ns
+        self._biases_ns = biases_ns
         self._now = clock.monotonic_ns
         self.stack: list[Any] = []
         self.top = 0
@@ -140,7 +140,7 @@ class Hook:
         except BaseException as error:
             listener.failed(error)
         if kind != CLOCK:
-            self.lost_ns += self._now() - entered_ns + self._bias_ns
+            self.lost_ns += self._now() - entered_ns + self._biases_ns[kind]
 
     def enter(self, frame: FrameType, called: Edge, at_ns: int) -> None:
         """Open a call; a frame that is resumed is no new call."""

@@ -126,6 +126,24 @@ def test_a_tree_of_known_times(make: Make) -> None:
     assert traced.edges() == {("main", "branch"), ("main", "leaf"), ("branch", "leaf")}
 
 
+def test_what_the_hook_costs_is_taken_off_by_kind_of_function(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event of a C function costs less than one of a Python function."""
+    monkeypatch.setattr(tracer, "_biases_ns", lambda: (1_000, 10))
+    source = "def main(clock):\n    clock.now_ns += 100_000\n    {}"
+    took = {}
+    for call in ("pass", "leaf()", "abs(1)"):
+        traced = make(source.format(call) + "\ndef leaf():\n    pass\n")
+        with testing.FakeClock() as clock:
+            traced.main(clock)
+        took[call] = traced.graphs[-1].total_ns
+        session.stop()
+    assert took["pass"] == 100_000 - 1_000  # its call; its return comes after it was looked at
+    assert took["pass"] - took["abs(1)"] == 10
+    assert took["pass"] - took["leaf()"] == 1_000
+
+
 def test_counts_are_those_of_pstats_with_recursion(make: Make) -> None:
     traced = make(
         "def main(n):\n    return fib(n)\n"

@@ -39,7 +39,7 @@ class Run:
         (folder / "policy.yaml").write_text(_HEAD + "".join(f"  - {{{rule}}}\n" for rule in rules))
 
     def __call__(self, *arguments: object, timeout_s: float = 120) -> Any:
-        """Run the program; return the JSON it prints.
+        """Run the program; return the JSON it prints, None if it prints nothing.
 
         Raises:
             RuntimeError: it failed, or something was said on its stderr.
@@ -48,7 +48,7 @@ class Run:
         done = self._python(*profiled, "program.py", *map(str, arguments), timeout_s=timeout_s)
         if done.returncode or done.stderr:
             raise RuntimeError(f"{self.folder}: exit {done.returncode}\n{done.stderr}")
-        return json.loads(done.stdout)
+        return json.loads(done.stdout) if done.stdout else None
 
     def report(self) -> dict[str, dict[str, Any]]:
         """Return the rows of the JSON report, by target."""

@@ -41,8 +41,8 @@ def sampled_rows(folder: Path) -> Iterator[Row]:
 def slow_rows(folder: Path) -> Iterator[Row]:
     """Compare the stacks of slow calls, 50/30/20 % from the beginning of each call."""
     for name, (interval, wait, calls, span_ns) in SLOW.items():
-        rule = f"match: '__main__:work', policy: profile_if_slow, threshold: {span_ns // 2}ns, rate: 1.0"
-        rule = f"{rule.replace(f'{span_ns // 2}ns', f'{span_ns // 2 // MS}ms')}, interval: {interval}"
+        slow = f"threshold: {span_ns // (2 * MS)}ms, rate: 1.0, interval: {interval}"
+        rule = f"match: '__main__:work', policy: profile_if_slow, {slow}"
         run = Run(folder / f"slow-{wait}-{interval}", "phases", rule)
         truth = run(wait, calls, span_ns)
         found, samples = run.samples_below("__main__:work", list(truth))
