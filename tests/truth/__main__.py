@@ -24,6 +24,8 @@ ALL: dict[str, Rows] = {
     "call_graph": graphs.rows,
     "shares": shares.sampled_rows,
     "slow": shares.slow_rows,
+    "mixed": shares.mixed_rows,
+    "mixed_short": shares.mixed_short_rows,
     "waiting": shares.waiting_rows,
     "memory": memory.rows,
     "flame_graph": flames.rows,

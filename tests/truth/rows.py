@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 HEAD = f"{'what':64s} {'truth':>22s} {'measured':>22s} {'error':>12s} {'bound':>9s}"
 
@@ -71,7 +72,7 @@ def relative_row(what: str, truth: float, measured: float, bound: float, unit: s
     return Row(what, f"{truth:,.2f} {unit}", f"{measured:,.2f} {unit}", error, bound, "%")
 
 
-def counts_row(what: str, truth: Mapping[object, int], found: Mapping[object, int], least: int = 1) -> Row:
+def counts_row(what: str, truth: Mapping[Any, int], found: Mapping[Any, int], least: int = 1) -> Row:
     """Compare counts key by key; the error is how many keys differ. Fewer than `least` keys break the row."""
     wrong: float = sum(truth.get(key) != found.get(key) for key in {**truth, **found})
     if len(truth) < least:

@@ -20,6 +20,12 @@ SLOW = {
     "asleep, 1ms": ("1ms", "idle", 30, 60 * MS),
 }
 
+MIXED = {
+    "computes 50, waits 30 and 20 ms, 1ms": ("1ms", 30, 100 * MS),
+    "computes 50, waits 30 and 20 ms, 10ms": ("10ms", 40, 100 * MS),
+}
+MIXED_SHORT = {"computes 2, waits 1.2 and 0.8 ms, 1ms": ("1ms", 500, 4 * MS)}
+
 
 def sampled_row(folder: Path, name: str) -> Row:
     """Compare short calls, 70/20/10 %; takes as long as SAMPLED says."""
@@ -47,6 +53,25 @@ def slow_rows(folder: Path) -> Iterator[Row]:
         truth = run(wait, calls, span_ns)
         found, samples = run.samples_below("__main__:work", list(truth))
         yield shares_row(f"shares: profile_if_slow, {name}", truth, found, 4, samples, 200)
+
+
+def mixed_rows(folder: Path) -> Iterator[Row]:
+    """Compare calls that compute for longer than the switch interval of 5 ms, and wait."""
+    yield from _mixed(folder, MIXED)
+
+
+def mixed_short_rows(folder: Path) -> Iterator[Row]:
+    """Compare calls that compute for less than that, and wait."""
+    yield from _mixed(folder, MIXED_SHORT)
+
+
+def _mixed(folder: Path, cases: dict[str, tuple[str, int, int]]) -> Iterator[Row]:
+    for name, (interval, calls, span_ns) in cases.items():
+        rule = f"match: '__main__:work', policy: profile, rate: 1.0, interval: {interval}"
+        run = Run(folder / f"mixed-{interval}", "phases", rule)
+        truth = run("mixed", calls, span_ns)
+        found, samples = run.samples_below("__main__:work", list(truth))
+        yield shares_row(f"shares: sample, {name}", truth, found, 4, samples, 200)
 
 
 def waiting_rows(folder: Path) -> Iterator[Row]:

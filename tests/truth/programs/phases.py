@@ -1,4 +1,7 @@
-"""Slow calls in three phases of 50, 30 and 20 %, in this order, each timed; between them fast calls."""
+"""Slow calls in three phases of 50, 30 and 20 %, in this order, each timed; between them calls a tenth as long.
+
+program.py busy|idle|mixed CALLS SPAN_NS; mixed: the first phase computes, the others wait.
+"""
 
 import json
 import sys
@@ -18,6 +21,7 @@ def idle(span_ns):
 
 
 def timed(name, span_ns):
+    wait = busy if how == "busy" or (how == "mixed" and name == "first") else idle
     began_ns = time.perf_counter_ns()
     wait(span_ns)
     return name, time.perf_counter_ns() - began_ns
@@ -43,7 +47,7 @@ def fast(span_ns):
     work(span_ns // 10, (third, second, first))
 
 
-wait, calls, span_ns = globals()[sys.argv[1]], int(sys.argv[2]), int(sys.argv[3])
+how, calls, span_ns = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 for _ in range(calls):
     fast(span_ns)  # its stacks must not be kept: they would turn the shares round
     for name, took_ns in work(span_ns):
