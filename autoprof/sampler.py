@@ -15,19 +15,10 @@ from _thread import allocate_lock
 from collections import deque
 
 from autoprof import clock, guard
+from autoprof import frames as reading
 from autoprof.background import Background
 from autoprof.callstacks import AWAIT
 from autoprof.flight import Flight, afloat, drop_abandoned, in_flight
-from autoprof.frames import (
-    DEPTH_MAX,
-    awaiting,
-    frame_label,
-    frame_of,
-    frames_below,
-    is_running,
-    label_of,
-    reservoir,
-)
 from autoprof.watching import Watch
 
 TYPE_CHECKING = False
@@ -197,7 +188,7 @@ class Sampler:
         try:
             if watching:
                 self.watch.look(frames, now_ns, weight_ns)
-            threads, scale = reservoir(list(in_flight.items()))
+            threads, scale = reading.reservoir(list(in_flight.items()))
             scaled_ns = int(weight_ns * scale)
             for ident, stack in threads:
                 frame = frames.get(ident)
@@ -217,7 +208,7 @@ class Sampler:
         frame: FrameType | None = leaf
         for each in stack[::-1]:
             caller = each.caller
-            for _ in range(DEPTH_MAX - len(ids)):
+            for _ in range(reading.DEPTH_MAX - len(ids)):
                 if frame is caller or frame is None:
                     break
                 add(id(frame.f_code))
@@ -240,7 +231,7 @@ class Sampler:
         """
         counts = self._counts
         if each.stacks is not None:
-            self._count_apart(each, waiting or frames_below(leaf, len(ids)), weight_ns)
+            self._count_apart(each, waiting or reading.frames_below(leaf, len(ids)), weight_ns)
         for probe in each.probes:
             if not probe.sampled or probe.threshold_ns is not None:
                 continue
@@ -265,7 +256,7 @@ class Sampler:
         Args:
             frames: root first.
         """
-        stack = tuple([label for frame in frames if (label := label_of(frame))])
+        stack = tuple([label for frame in frames if (label := reading.label_of(frame))])
         stacks = each.stacks
         if stack and stacks is not None and (stack in stacks or len(stacks) < STACKS_A_CALL):
             sums = stacks.setdefault(stack, [0, 0])
@@ -309,22 +300,25 @@ class Sampler:
         code = frame.f_code
         known = self._labels.get(id(code))
         if known is None:
-            known = self._labels[id(code)] = (code, frame_label(code, frame.f_globals.get("__name__")))
+            known = self._labels[id(code)] = (
+                code,
+                reading.frame_label(code, frame.f_globals.get("__name__")),
+            )
         return known[1]
 
     def _look_at_objects(self, frames: dict[int, FrameType], now_ns: int, weight_ns: int) -> list[Flight]:
         running: dict[int, Flight] = {}
         ended: list[Flight] = []
-        objects, scale = reservoir(list(afloat.items()))
+        objects, scale = reading.reservoir(list(afloat.items()))
         weight_ns = int(weight_ns * scale)
         for _, each in objects:
             living = each.living() if each.living is not None else None
-            frame = frame_of(living) if living is not None else None
+            frame = reading.frame_of(living) if living is not None else None
             if frame is None:
                 ended.append(each)
             elif now_ns - each.started_ns > each.limit_ns:
                 continue
-            elif is_running(living):
+            elif reading.is_running(living):
                 running[id(frame)] = each
             else:
                 self._look_at_suspended(each, living, weight_ns)
@@ -336,7 +330,7 @@ class Sampler:
     def _find_running(self, leaf: FrameType, running: dict[int, Flight], weight_ns: int) -> None:
         ids: list[int] = []
         frame: FrameType | None = leaf
-        for _ in range(DEPTH_MAX):
+        for _ in range(reading.DEPTH_MAX):
             if frame is None:
                 return
             ids.append(id(frame.f_code))
@@ -352,7 +346,7 @@ class Sampler:
         if hasattr(living, "gi_frame") or (hasattr(living, "ag_await") and living.ag_await is None):
             each.suspended_ns += weight_ns
             return  # between two resumptions of a generator the time is the caller's
-        chain = awaiting(living, DEPTH_MAX)
+        chain = reading.awaiting(living, reading.DEPTH_MAX)
         for frame in chain:
             self._label(frame)
         if chain:
@@ -382,6 +376,9 @@ class Sampler:
             counts, self._counts = self._counts, {}
             labels, self._labels = self._labels, {}
         for (probe, ids), (samples, weight_ns) in counts.items():
+            if not labels.keys() >= set(ids):  # its thread went on between the look and the naming
+                self.dropped += samples
+                continue
             stack = tuple(label for each in reversed(ids) if (label := labels[each][1]))
             before = out.get((probe, stack), (0, 0))
             out[probe, stack] = (before[0] + samples, before[1] + weight_ns)

@@ -354,3 +354,16 @@ def test_a_clock_gone_wild_is_no_reason_to_have_no_report(tmp_path: Path) -> Non
     data = reader(tmp_path).select()
     for view in (text, html, svg, json, collapsed, speedscope, status):
         assert view.render(data)  # type: ignore[attr-defined]
+
+
+def test_shares_are_shares_of_time() -> None:
+    """A thread that waits is looked at more often than one that computes."""
+    from autoprof.reports.model import row_stacks
+    from autoprof.store_records import ReportData
+
+    data = ReportData("r")
+    key = ("m:f", "profile", "sample")
+    data.stacks[key] = {("computes",): [10, 600], ("waits",): [90, 390], ("seen once",): [1, 0]}
+    assert dict(row_stacks(data, key)) == {("computes",): 61, ("waits",): 40, ("seen once",): 1}
+    data.stacks[key] = {("a",): [10, 0], ("b",): [90, 0]}
+    assert row_stacks(data, key) == [(("b",), 90), (("a",), 10)]

@@ -343,3 +343,14 @@ def test_a_thread_that_ended_inside_a_call_is_forgotten(loaded: Any, by_hand: An
     flight.in_flight[ghost] = []
     by_hand()
     assert ghost not in flight.in_flight
+
+
+def test_a_stack_whose_thread_went_on_before_it_was_named_is_dropped(load: Load) -> None:
+    module = load("spliced_at_import", SOURCE)
+    probe = module.probe("outer")
+    recorder.drain()
+    dropped = recorder.dropped
+    recorder._counts[probe, (1, 2)] = [3, 4]
+    assert recorder.drain() == {}
+    assert recorder.dropped == dropped + 3
+    recorder.dropped = dropped

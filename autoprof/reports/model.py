@@ -39,8 +39,19 @@ def title_of(key: Key) -> str:
 
 
 def row_stacks(data: ReportData, key: Key) -> list[tuple[Stack, int]]:
-    """Return the stacks of one row with their samples, most often seen first."""
-    found = [(stack, sums[0]) for stack, sums in data.stacks.get(key, {}).items() if sums[0] > 0]
+    """Return the stacks of one row with their samples, weighed by the time they stand for, most first.
+
+    A thread that computes is looked at less often than one that waits: the sampler needs the GIL for it. The row's
+    samples are shared out by `weight_ns`, so that shares are shares of time; a stack that was seen has one at least.
+    """
+    sums_of = {stack: sums for stack, sums in data.stacks.get(key, {}).items() if sums[0] > 0}
+    total = sum(samples for samples, _ in sums_of.values())
+    total_ns = sum(weight_ns for _, weight_ns in sums_of.values())
+    each = total / total_ns if total_ns > 0 else 0.0
+    found = [
+        (stack, max(round(weight_ns * each), 1) if each else samples)
+        for stack, (samples, weight_ns) in sums_of.items()
+    ]
     return sorted(found, key=lambda item: (-item[1], item[0]))
 
 
