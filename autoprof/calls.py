@@ -170,11 +170,14 @@ def _take_off(
     call.returned = flight.UNKNOWN
     call.samples = call.suspended_ns = 0
     call.stacks = None
+    call.done = False
+    limit_ns = 0
     for each in probes:
+        if each.limit_ns > limit_ns:
+            limit_ns = each.limit_ns
         if each.threshold_ns is not None and each.sampled:
             call.stacks = {}
-    call.done = False
-    call.limit_ns = probes[0].limit_ns if len(probes) == 1 else max([each.limit_ns for each in probes])
+    call.limit_ns = limit_ns
     try:
         call.caller = _getframe(depth)
     except ValueError:

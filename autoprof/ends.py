@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from autoprof.probe import Probe
 
 
+_NOTHING: dict[Probe, dict[str, Any]] = {}
+
+
 def finish(call: Flight, result: object) -> None:
     """Close a call that returned."""
     ended_ns = monotonic_ns()
@@ -130,7 +133,7 @@ def conclude(call: Flight, ended_ns: int, result: str | None, error: BaseExcepti
         return
     call.done = True
     duration_ns = ended_ns - call.started_ns
-    extra = stop_strategies(call, duration_ns) if call.states else {}
+    extra = stop_strategies(call, duration_ns) if call.states else _NOTHING
     for each in call.probes:
         if each.policy == IF_SLOW:
             _write_slow_down(call, each, duration_ns, result, error, extra.get(each))
