@@ -89,24 +89,16 @@ def enter(module: str, function: str, arguments: dict[str, Any]) -> None:
         assert not guard.internal_errors, guard.internal_errors
 
 
-def attack(test: Any = None, *, status: int = 0, flags: tuple[str, ...] = (), tries: int = 1) -> Any:
-    """Have a test run in a child, which must end with `status`; parameters must be literals.
-
-    Args:
-        tries: more than 1 where the interpreter itself is known to crash now and then; say so at the test.
-    """
+def attack(test: Any = None, *, status: int = 0, flags: tuple[str, ...] = ()) -> Any:
+    """Have a test run in a child, which must end with `status`; parameters must be literals."""
     if test is None:
-        return functools.partial(attack, status=status, flags=flags, tries=tries)
+        return functools.partial(attack, status=status, flags=flags)
     if IN_CHILD:
         return test
 
     @functools.wraps(test)
     def judge(**arguments: Any) -> None:
         outcome = send(test.__module__, test.__name__, arguments, *flags)
-        for _ in range(tries - 1):
-            if not outcome.crashed:
-                break
-            outcome = send(test.__module__, test.__name__, arguments, *flags)
         assert outcome.status == status, outcome.tell()
 
     return judge
