@@ -69,7 +69,8 @@ class Graph:
         if function not in self.functions:
             if len(self.functions) >= MAX_FUNCTIONS:
                 function = OTHER
-            self.functions.setdefault(function, Figures())
+            if function not in self.functions:
+                self.functions[function] = Figures()
         return function
 
     def count(self, function: Function, figures: Figures) -> None:

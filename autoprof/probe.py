@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoprof import gate
 from autoprof.clock import monotonic_ns
+from autoprof.counting import count_elements
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Probe:
         durations: histogram since it was last taken; its memory is bounded, whatever the rate.
         sampled: whether the flight recorder keeps stacks for it.
         expires_ns: moment of the monotonic clock at which its rule's `for` is over.
+        turn: its one item is taken by the call that closes the gates for an `every`, and put back when they open.
     """
 
     __slots__ = (
@@ -113,6 +115,7 @@ class Probe:
         "target",
         "threshold_ns",
         "total_ns",
+        "turn",
     )
 
     def __init__(
@@ -138,6 +141,7 @@ class Probe:
         self.gates: list[Gate] = []
         self.busy: set[int] = set()
         self.closed_until_ns = 0
+        self.turn: list[None] = [None] if self.every_ns else []
         self.artefact: str | None = None
         self.started_calls = 0
         self.clear()
@@ -217,13 +221,10 @@ class Probe:
             shift = duration_ns.bit_length() - 5
             index = (shift << 4) + (duration_ns >> shift)
         # `+=` on a dict switches no thread and lets no signal handler in; a `get` in between would.
-        while True:
-            try:
-                self.durations[index] += 1
-            except KeyError:
-                self.durations.setdefault(index, 0)
-            else:
-                return
+        try:
+            self.durations[index] += 1
+        except KeyError:
+            count_elements(self.durations, (index,))
 
     def take_durations(self) -> dict[int, int]:
         """Return the histogram since the last time and start a new one."""
@@ -245,8 +246,7 @@ class Probe:
         try:
             self._skipped[reason] += 1
         except KeyError:
-            self._skipped.setdefault(reason, 0)
-            self._skipped[reason] += 1
+            count_elements(self._skipped, (reason,))
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -284,13 +284,22 @@ def close_for(probe: Probe, span_ns: int) -> bool:
     `keep_time` opens them again.
     """
     until_ns = monotonic_ns() + span_ns
-    # `is`: two threads may read the same nanosecond, but each adds up an int of its own.
-    if reopen.setdefault(probe, until_ns) is not until_ns:
+    try:
+        probe.turn.pop()
+    except IndexError:
         return False
+    reopen[probe] = until_ns
     probe.closed_until_ns = until_ns
     for each in probe.gates:
         each.scale = gate.gap_scale(combined_rate(each))
     return True
+
+
+def open_again(probe: Probe) -> None:
+    """Let the next call close a probe for its `every` again."""
+    probe.closed_until_ns = 0
+    reopen.pop(probe, None)
+    probe.turn[:] = (None,)
 
 
 def expire_at(probe: Probe, moment_ns: int) -> None:
@@ -315,8 +324,7 @@ def keep_time() -> None:
     now_ns = monotonic_ns()
     for each, until_ns in list(reopen.items()):
         if until_ns <= now_ns and reopen.get(each) is until_ns:
-            each.closed_until_ns = 0
-            reopen.pop(each, None)
+            open_again(each)
             _retune_all(each)
     expire_due()
 
@@ -336,7 +344,8 @@ def next_turn_ns() -> int | None:
 
 def forget_time() -> None:
     """Let go of what waits for its time: the session has ended."""
-    reopen.clear()
+    for each in list(reopen):
+        open_again(each)
     expiring.clear()
 
 

@@ -259,7 +259,9 @@ class Sampler:
         stack = tuple([label for frame in frames if (label := reading.label_of(frame))])
         stacks = each.stacks
         if stack and stacks is not None and (stack in stacks or len(stacks) < STACKS_A_CALL):
-            sums = stacks.setdefault(stack, [0, 0])
+            sums = stacks.get(stack)
+            if sums is None:
+                sums = stacks[stack] = [0, 0]
             sums[0] += 1
             sums[1] += weight_ns
             each.samples += 1

@@ -132,8 +132,8 @@ class force:
 
 
 def _set_rate(probe: Probe, rate: float, every_ns: int) -> None:
-    probe.rate, probe.every_ns, probe.closed_until_ns = rate, every_ns, 0
-    probes.reopen.pop(probe, None)
+    probe.rate, probe.every_ns = rate, every_ns
+    probes.open_again(probe)
     for gate in probe.gates:
         if gate.begin is not calls.first:  # a gate before its first call takes the rate then
             probes.retune(gate)

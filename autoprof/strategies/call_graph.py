@@ -7,6 +7,7 @@ from _thread import RLock
 from autoprof import probe as probes
 from autoprof import tracer
 from autoprof.callgraph import Graph
+from autoprof.counting import count_elements
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ class CallGraph:
         # Reentrant, since a collected coroutine can end in the middle, and bounded, since that runs foreign finalizers.
         held = self._summing.acquire(True, _WAIT_S)
         try:
-            whole = self._sums.setdefault(probe, Graph())
+            whole = self._sums.get(probe)
+            if whole is None:
+                whole = self._sums[probe] = Graph()
             whole.add(graph)
             return {"profile": self._deliver(probe, whole, duration_ns, self.view)}
         finally:
@@ -98,10 +101,10 @@ def add_callees(probe: Probe, counts: dict[str, int]) -> None:
     """Add to what the flusher takes from a probe, whatever other threads do meanwhile."""
     for target, count in counts.items():
         # As in `Probe.record`: `+=` on a dict switches no thread, a `get` in between would.
-        while True:
+        while count:
             try:
                 probe.callees[target] += count
+                count = 0
             except KeyError:
-                probe.callees.setdefault(target, 0)
-            else:
-                break
+                count_elements(probe.callees, (target,))
+                count -= 1

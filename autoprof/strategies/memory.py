@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import gc
 import sys
-from _collections import _count_elements  # type: ignore[import-not-found]
 
 from autoprof import allocations, clock
 from autoprof import probe as probes
+from autoprof.counting import count_elements
 from autoprof.sampler import recorder
 from autoprof.strategies.profile_memory import MemoryReader, changes, found
 
@@ -117,7 +117,7 @@ class Memory:
         began_ns = clock.thread_ns()
         counts: dict[type, int] = {}
         # In C from end to end: while the list lives, objects of other threads would die late, in ours.
-        _count_elements(counts, map(type, gc.get_objects()))
+        count_elements(counts, map(type, gc.get_objects()))
         out: dict[str, int] = {}
         for each, count in counts.items():
             name = _type_name(each)

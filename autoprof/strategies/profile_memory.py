@@ -6,6 +6,7 @@ from gc import get_count, get_threshold
 from sys import getallocatedblocks, getrefcount, getsizeof, version_info
 
 from autoprof import clock, host
+from autoprof.counting import count_elements
 from autoprof.flight import UNKNOWN
 
 TYPE_CHECKING = False
@@ -156,8 +157,8 @@ def _add(sums: dict[str, int], name: str, delta: int) -> None:
     try:
         sums[name] += delta  # switches no thread
     except KeyError:
-        sums.setdefault(name, 0)
-        sums[name] += delta
+        count_elements(sums, (name,))
+        sums[name] += delta - 1
 
 
 class ProfileMemory:

@@ -121,3 +121,43 @@ def test_no_memory_somewhere_in_an_open_gate(kind: str, failures: int) -> None:
     gc.collect()
     with contextlib.suppress(MemoryError):
         guard.internal_errors.clear()
+
+
+@attack
+@pytest.mark.parametrize("entries", [5, 10, 21, 42])
+def test_no_memory_for_a_larger_table_of_counts(entries: int) -> None:
+    """A full table must stay as it is: `dict.setdefault` of 3.13.0 counts an entry that it could not write."""
+    from autoprof.probe import Probe
+    from autoprof.strategies.call_graph import add_callees
+    from autoprof.strategies.profile_memory import _add
+
+    testcapi = pytest.importorskip("_testcapi")
+    failed = 0
+    for start in range(12):
+        probe = Probe("m:f", "rule", "profile", None, {"rate": 1.0})
+        full = [1_000 << step for step in range(entries)]
+        for each in full:
+            probe.record(each)
+            probe.skip(str(each))
+            add_callees(probe, {str(each): 2})
+            _add(probe.memory_counts, str(each), 2)
+        steps = (
+            lambda made: made.record(7 << entries + 12),
+            lambda made: made.skip("one more"),
+            lambda made: add_callees(made, {"one more": 2}),
+            lambda made: _add(made.memory_counts, "one more", 2),
+        )
+        for step in steps:
+            testcapi.set_nomemory(start, start + 1)
+            try:
+                step(probe)
+            except MemoryError:
+                testcapi.remove_mem_hooks()
+                failed += 1
+            finally:
+                testcapi.remove_mem_hooks()
+        for table in (probe.durations, probe._skipped, probe.callees, probe.memory_counts):
+            assert len(table) == len(list(table)) and set(map(type, table.values())) == {int}
+        taken = probe.take_durations()
+        assert sum(taken.values()) in (entries, entries + 1)
+    assert failed
