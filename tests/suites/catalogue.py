@@ -49,7 +49,7 @@ def _from_sdist(name: str, version: str, *packages: str, arguments: tuple[str, .
     return Suite(name, packages or (name,), "pytest", ("tests", *arguments), pinned, pinned)
 
 
-def _of_cpython(name: str, timeout_s: int = 300) -> Suite:
+def _of_cpython(name: str, timeout_s: int = 900) -> Suite:
     return Suite(name, (name,), arguments=(f"test.test_{name}",), timeout_s=timeout_s)
 
 
