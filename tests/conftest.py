@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +18,9 @@ import pytest
 from autoprof import calls
 
 calls.measure_under_coverage = True
+
+if hasattr(signal, "SIGINT") and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STARTUP = REPOSITORY / "autoprof" / "startup"
