@@ -16,7 +16,7 @@ from autoprof.clock import monotonic_ns
 from autoprof.declining import decline, has_gate, overtaken
 from autoprof.ends import stop_strategies
 from autoprof.flight import Flight, drop, push
-from autoprof.probe import IF_SLOW, Busy, close_for, combined_rate, expire, retune
+from autoprof.probe import IF_SLOW, NOBODY, Busy, close_for, combined_rate, expire, retune
 from autoprof.sampler import recorder
 
 TYPE_CHECKING = False
@@ -246,6 +246,8 @@ def _start(call: Flight, probes: tuple[Probe, ...], ident: int) -> bool:
         if not call.gate.generator_like:
             push(call)
         for each in probes:
+            if each.busy is NOBODY:
+                each.prepare()
             each.busy.add(ident)
     except BaseException:
         stop_strategies(call, 0, False)

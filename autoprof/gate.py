@@ -37,6 +37,7 @@ EXHAUSTED: Iterator[bool] = repeat(True, 0)
 _random = Random(int.from_bytes(os.urandom(16), "little"))
 
 
+_STARVED = (RecursionError, MemoryError)
 _TRACERS = frozenset((FunctionType, MethodType))
 
 
@@ -147,7 +148,7 @@ class Gate:
         self.traced: Iterator[bool] = repeat(True, FOREVER)
         self.lost: Any = None
         self.raised: Callable[[Gate, BaseException], None] | None = None
-        self.caught = (RecursionError, MemoryError)
+        self.caught = _STARVED
         self.probes: tuple[Any, ...] = ()
         self.generator_like = False
         self.withdrawn = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from autoprof import gate
 from autoprof.clock import monotonic_ns
 from autoprof.counting import count_elements
@@ -59,6 +61,16 @@ class Nested(Busy):
     """The call is made inside another of the same function, and the strategy wants the outermost only."""
 
     reason = "nested"
+
+
+NO_COUNTS: Any = MappingProxyType({})
+"""The tables of a probe that was never called."""
+
+NOBODY: set[int] = set()
+"""The threads inside such a probe: taken out of, never put into."""
+
+NEVER_FREE: list[None] = []
+"""The turn of a probe without `every`."""
 
 
 class Probe:
@@ -138,27 +150,42 @@ class Probe:
         self.sampled = strategy is None
         self.state = "installed"
         self.reason = "waiting for its first call"
-        self.gates: list[Gate] = []
-        self.busy: set[int] = set()
+        self.gates: tuple[Gate, ...] = ()
+        self.busy: set[int] = NOBODY
         self.closed_until_ns = 0
-        self.turn: list[None] = [None] if self.every_ns else []
+        self.turn: list[None] = [None] if self.every_ns else NEVER_FREE
         self.artefact: str | None = None
         self.started_calls = 0
         self.clear()
 
     def clear(self) -> None:
         """Set all numbers to zero; calls are counted from here."""
-        self.busy.clear()
+        if self.busy:
+            self.busy.clear()
         self.profiled = self.discarded = self.samples = self.slow = 0
         self.total_ns = self.max_ns = self.overhead_ns = 0
-        self._skipped: dict[str, int] = {}
+        self._skipped: dict[str, int] = NO_COUNTS
         self._declined_before = sum(each.declined for each in self.gates)
-        self.durations: dict[int, int] = {}
-        self.callees: dict[str, int] = {}
+        self.durations: dict[int, int] = NO_COUNTS
+        self.callees: dict[str, int] = NO_COUNTS
         self.memory_delta_bytes: int | None = None
-        self.memory_counts: dict[str, int] = {}
+        self.memory_counts: dict[str, int] = NO_COUNTS
         self.started_calls = sum(each.calls for each in self.gates)
         self._timed_before_s = self._timed_s
+
+    def prepare(self) -> None:
+        """Make what counting needs: until its first call a probe has only what all of them share."""
+        # Beware: displays and no calls, so that no thread can come between a look and the assignment.
+        if self.busy is NOBODY:
+            self.busy = {*()}
+        if self._skipped is NO_COUNTS:
+            self._skipped = {}
+        if self.durations is NO_COUNTS:
+            self.durations = {}
+        if self.callees is NO_COUNTS:
+            self.callees = {}
+        if self.memory_counts is NO_COUNTS:
+            self.memory_counts = {}
 
     @property
     def _timed_s(self) -> float:
@@ -192,7 +219,7 @@ class Probe:
 
     def add(self, gate_: Gate) -> None:
         """Put the probe behind one more gate: a setter beside the getter, a redefinition."""
-        self.gates.append(gate_)
+        self.gates = (*self.gates, gate_)
         timed = isinstance(gate_, gate.TimedGate) and self.policy == IF_SLOW
         if timed:
             gate_.time_for(self)  # type: ignore[attr-defined]
@@ -224,6 +251,7 @@ class Probe:
         try:
             self.durations[index] += 1
         except KeyError:
+            self.prepare()
             count_elements(self.durations, (index,))
 
     def take_durations(self) -> dict[int, int]:
@@ -246,6 +274,7 @@ class Probe:
         try:
             self._skipped[reason] += 1
         except KeyError:
+            self.prepare()
             count_elements(self._skipped, (reason,))
 
     @property
@@ -299,7 +328,8 @@ def open_again(probe: Probe) -> None:
     """Let the next call close a probe for its `every` again."""
     probe.closed_until_ns = 0
     reopen.pop(probe, None)
-    probe.turn[:] = (None,)
+    if probe.turn is not NEVER_FREE:
+        probe.turn[:] = (None,)
 
 
 def expire_at(probe: Probe, moment_ns: int) -> None:

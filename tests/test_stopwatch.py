@@ -316,20 +316,20 @@ def probe_on(module: Any, name: str) -> Probe:
 
 
 def test_slow_calls_are_told_and_kept(loaded: Any) -> None:
-    module = loaded()
+    module = loaded(threshold="300ms")  # a call of nothing takes 20 ms now and then on a loaded machine
     work = probe_on(module, "work")
     with testing.capture(sender=work.target) as events:
         module.work(0)
-        module.work(40)
+        module.work(400)
         with pytest.raises(KeyError):
-            module.work(40, KeyError("k"))
+            module.work(400, KeyError("k"))
     assert [each.name for each in events if each.name != "sample"] == [
         *("stop", "slow_operation", "complete"),
         *("exception", "slow_operation", "complete"),
     ]
     told = events.named("slow_operation")
-    assert all(each.measurements["duration_ns"] >= 40e6 for each in told)
-    assert {each.measurements["threshold_ns"] for each in told} == {20_000_000}
+    assert all(each.measurements["duration_ns"] >= 400e6 for each in told)
+    assert {each.measurements["threshold_ns"] for each in told} == {300_000_000}
     assert {each.metadata["profiled"] for each in told} == {True}
     assert events.named("exception")[0].metadata["kind"] == "KeyError"
     assert (work.calls, work.slow, work.profiled) == (3, 2, 2)
@@ -350,8 +350,8 @@ def test_stacks_are_there_from_the_beginning_of_the_call(loaded: Any) -> None:
     }
     assert set(stacks) <= {("work", "inner"), ("work",)}
     samples, weight_ns = stacks["work", "inner"]
-    assert samples > 20
-    assert 150e6 < weight_ns < 260e6
+    assert samples > 10
+    assert 150e6 < weight_ns < 1e9
 
 
 def test_a_share_of_the_slow_calls_is_kept(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,11 +368,11 @@ def test_a_share_of_the_slow_calls_is_kept(loaded: Any, monkeypatch: pytest.Monk
 
 @pytest.mark.skipif(WEBASSEMBLY, reason="no event loop of its own in WebAssembly")
 def test_coroutines_take_their_awaits_along(loaded: Any) -> None:
-    module = loaded()
+    module = loaded(threshold="300ms")
     probe = probe_on(module, "slow_coroutine")
 
     async def pause() -> None:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.4)
 
     async def no_pause() -> None:
         return None
@@ -381,7 +381,7 @@ def test_coroutines_take_their_awaits_along(loaded: Any) -> None:
         assert asyncio.run(module.slow_coroutine(pause)) == 5
         assert asyncio.run(module.slow_coroutine(no_pause)) == 5
     (told,) = events
-    assert told.measurements["duration_ns"] > 45e6
+    assert told.measurements["duration_ns"] > 390e6
     assert (probe.calls, probe.slow, probe.profiled) == (2, 1, 1)
 
 
@@ -401,7 +401,7 @@ def test_a_slow_consumer_does_not_make_a_generator_slow(loaded: Any) -> None:
 
 
 def test_nothing_of_fast_calls_is_stored(loaded: Any) -> None:
-    module = loaded()
+    module = loaded(threshold="1m")
     module.drive_many(50)
     work = probe_on(module, "work")
     assert (work.calls, work.slow, work.profiled, work.samples) == (50, 0, 0, 0)

@@ -106,5 +106,6 @@ def add_callees(probe: Probe, counts: dict[str, int]) -> None:
                 probe.callees[target] += count
                 count = 0
             except KeyError:
+                probe.prepare()
                 count_elements(probe.callees, (target,))
                 count -= 1

@@ -138,6 +138,7 @@ def found(probe: Probe, flight: Flight, types: dict[str, Any]) -> dict[str, Any]
     """Add the changes to the probe's sums; return what `complete` and the event `memory` say."""
     returned = None if types["blocks"] is None else result_blocks(flight)
     if returned is not None:
+        probe.prepare()
         _add(probe.memory_counts, "blocks", types["blocks"]["delta"] - returned)
         _add(probe.memory_counts, "blocks_calls", 1)
     rss = types["rss_bytes"]

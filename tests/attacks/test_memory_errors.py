@@ -135,6 +135,7 @@ def test_no_memory_for_a_larger_table_of_counts(entries: int) -> None:
     failed = 0
     for start in range(12):
         probe = Probe("m:f", "rule", "profile", None, {"rate": 1.0})
+        probe.prepare()
         full = [1_000 << step for step in range(entries)]
         for each in full:
             probe.record(each)
