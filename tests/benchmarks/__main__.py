@@ -6,7 +6,7 @@ import argparse
 import platform
 import sys
 
-from tests.benchmarks import calls, memory, rewriting, sampler, startup, tracing
+from tests.benchmarks import calls, memory, rewriting, sampler, service, startup, tracing
 from tests.benchmarks.measure import Figure
 
 _ALL = {
@@ -14,6 +14,7 @@ _ALL = {
     "memory": memory,
     "rewriting": rewriting,
     "sampler": sampler,
+    "service": service,
     "startup": startup,
     "tracing": tracing,
 }

@@ -1,0 +1,155 @@
+"""What autoprof costs a Flask service under gunicorn: CPU of the worker a request, plain and profiled by turns."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.benchmarks.measure import Figure
+
+PAIRS = 20
+REQUESTS = 300
+WARM_UP = 300
+_HERE = Path(__file__).resolve().parent
+_ROOT = _HERE.parents[1]
+_FRAMEWORK = "[service_app:*, 'flask:*', 'flask.*:*', 'werkzeug:*', 'werkzeug.*:*', 'jinja2:*', 'jinja2.*:*', 'click:*', 'click.*:*']"
+
+
+def figures() -> Iterator[Figure]:
+    """Measure a plain worker against one with 0.1 % `profile_production`: the application alone, and its frameworks."""
+    try:
+        import flask  # noqa: F401
+        import gunicorn  # noqa: F401
+    except ImportError as missing:
+        yield Figure(f"service: not measured ({missing.name} is not installed)", 0.0, "")
+        return
+    folder = tempfile.mkdtemp(prefix="autoprof-service-")
+    try:
+        yield from _compare(folder, "application", "service_app:*", 1.02)
+        yield from _compare(folder, "application and frameworks", _FRAMEWORK, 1.06)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _compare(folder: str, name: str, globs: str, limit: float) -> Iterator[Figure]:
+    policy = os.path.join(folder, "policy.yaml")
+    with open(policy, "w", encoding="utf-8") as file:
+        file.write(
+            f"version: 1\nenv: prod\noutput: {folder}/data\nrules:\n"
+            f"  - match: {globs}\n    policy: profile_production\n    sample_rate: 0.1%\n"
+        )
+    plain, profiled = Server(), Server(policy)
+    try:
+        for each in (plain, profiled):
+            each.load(WARM_UP)
+        ratios: list[float] = []
+        latencies: tuple[list[float], list[float]] = ([], [])
+        cpu: tuple[list[float], list[float]] = ([], [])
+        for pair in range(PAIRS):
+            spent = [0.0, 0.0]
+            for index in (0, 1) if pair % 2 else (1, 0):
+                spent[index], took = (plain, profiled)[index].load(REQUESTS)
+                latencies[index].extend(took)
+                cpu[index].append(spent[index])
+            ratios.append(spent[1] / spent[0])
+    finally:
+        plain.stop()
+        profiled.stop()
+    spread = f"quarters {_quantile(ratios, 0.25):.3f} to {_quantile(ratios, 0.75):.3f}"
+    note = f"{statistics.median(cpu[0]) * 1e6:.0f} us plain, {spread}"
+    yield Figure(f"service, {name}: CPU a request", statistics.median(ratios), "times", limit, note=note)
+    yield Figure(f"service, {name}: p99", *_p99(*latencies))
+
+
+def _p99(plain: list[float], profiled: list[float]) -> tuple[float, str, None, bool, str]:
+    """Return the 99th percentile under autoprof, with the plain one and both intervals (order statistics, 95 %)."""
+    shown = []
+    for each in (plain, profiled):
+        ordered = sorted(each)
+        rank = 0.99 * len(ordered)
+        margin = 1.96 * (len(ordered) * 0.99 * 0.01) ** 0.5
+        low, high = ordered[int(rank - margin)], ordered[min(int(rank + margin), len(ordered) - 1)]
+        shown.append(f"{ordered[int(rank)] * 1e3:.2f} ms ({low * 1e3:.2f} to {high * 1e3:.2f})")
+    return _quantile(profiled, 0.99) * 1e3, "ms", None, False, f"plain {shown[0]}, profiled {shown[1]}"
+
+
+def _quantile(values: list[float], share: float) -> float:
+    return sorted(values)[min(int(share * len(values)), len(values) - 1)]
+
+
+class Server:
+    """One gunicorn with one synchronous worker.
+
+    Args:
+        policy: path for AUTOPROF_CONFIG; None for a plain server.
+    """
+
+    def __init__(self, policy: str | None = None) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("AUTOPROF_")}
+        command = [sys.executable, "-m", "gunicorn"]
+        if policy:
+            environment["AUTOPROF_CONFIG"] = policy
+            command = [sys.executable, "-m", "autoprof", "run", "-c", policy, "-m", "gunicorn"]
+        paths = [str(_ROOT), str(_HERE), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        command += ["-w", "1", "-b", f"127.0.0.1:{self.port}", "--log-level", "error", "service_app:app"]
+        self._process = subprocess.Popen(command, env=environment)
+        self._worker = int(self._await("/pid"))
+
+    def _await(self, path: str) -> str:
+        for _ in range(600):
+            try:
+                return self.get(path)[0].decode()
+            except OSError:
+                time.sleep(0.1)
+        self.stop()
+        raise RuntimeError("the server did not answer within a minute")
+
+    def get(self, path: str) -> tuple[bytes, float]:
+        """Return the body and the seconds it took."""
+        began = time.perf_counter()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            body = answer.read()
+            if answer.status != 200:
+                raise RuntimeError(f"{path}: {answer.status}")
+        finally:
+            connection.close()
+        return body, time.perf_counter() - began
+
+    def load(self, requests: int) -> tuple[float, list[float]]:
+        """Send requests one after another; return the worker's CPU seconds a request, and each one's latency."""
+        before = self._cpu_s()
+        took = [self.get(f"/?first={number}")[1] for number in range(requests)]
+        return (self._cpu_s() - before) / requests, took
+
+    def _cpu_s(self) -> float:
+        """CPU of all threads of the worker: user and system, to the nanosecond."""
+        total_ns = 0
+        for task in Path(f"/proc/{self._worker}/task").iterdir():
+            total_ns += int((task / "schedstat").read_text().split()[0])
+        return total_ns / 1e9
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait(30)
+
+
+if __name__ == "__main__":
+    for figure in figures():
+        print(figure.line(), flush=True)
