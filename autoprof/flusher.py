@@ -249,6 +249,20 @@ class Flusher:
         for notice in self._writer.take_notices():
             guard.warn(notice)
 
+    def change_writer(self) -> None:
+        """Write what is left and let go of the store; the next write opens that of the policy in force."""
+        self.flush()
+        if not self._busy.acquire(True, CLOSE_S):
+            return
+        try:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close(clock.wall_ns())
+        except Exception as error:
+            guard.report("store", error)
+        finally:
+            self._busy.release()
+
     def close(self) -> None:
         """Write what is left and end the thread; waits at most 2 s."""
         self._closed = True

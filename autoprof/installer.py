@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from types import CodeType, FunctionType, ModuleType
 
 from autoprof import calls, compiled, ends, guard, marking, stopwatch, strategies
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from autoprof.rewrite.backend import Backend
 
 DECORATOR = "decorator"
+REMOVED_LISTED = 1_000
 SPLICE = "splice"
 
 
@@ -27,6 +29,9 @@ class Installer:
 
     Attributes:
         probes: (target, kind) → probe, in the order of installation.
+        removed: probes that no rule of the policy in force names any more; the latest of them.
+        decorations: target → kind → options of the decorators in the code.
+        rewritten: the modules that were rewritten last, as they were imported.
         matched_rules: indexes of the rules that matched a function so far.
         blocked: targets whose decorators a `policy: none` switches off.
         on_installed: called with each new probe.
@@ -39,6 +44,11 @@ class Installer:
         self._choose = choose
         self._chosen: Backend | None = None
         self.probes: dict[tuple[str, str], Probe] = {}
+        self.removed: dict[tuple[str, str, int], Probe] = {}
+        self.decorations: dict[str, dict[str, dict[str, Any]]] = {}
+        self.rewritten: deque[str] = deque(maxlen=REMOVED_LISTED)
+        self._before: dict[tuple[str, str], Probe] = {}
+        self._aliases: dict[str, tuple[str, ...]] = {}
         self.matched_rules: set[int] = set()
         self.blocked: set[str] = set()
         self.on_installed: Callable[[Probe], None] = _nothing
@@ -67,18 +77,20 @@ class Installer:
             return code
         from autoprof.rewrite.tree import rewrite_tree
 
-        decide = self.policy.decide
+        self.rewritten.append(module)
+        if aliases:
+            self._aliases[module] = aliases
 
         def one(inner: CodeType, original: CodeType, qualname: str) -> CodeType | None:
-            return self.splice_granted(inner, original, decide(module, qualname, aliases), module, qualname)
+            return self.splice_granted(inner, original, module, qualname)
 
         return rewrite_tree(code, one)
 
     def splice_granted(
-        self, code: CodeType, original: CodeType, decision: Decision, module: str, qualname: str
+        self, code: CodeType, original: CodeType, module: str, qualname: str
     ) -> CodeType | None:
-        """Return the function's code with a gate for what the decision grants; None when nothing is."""
-        granted = self.probes_for(decision)
+        """Return the function's code with a gate for what is wanted there; None when nothing is."""
+        granted = self.wanted(module, qualname)
         if not granted:
             return None
         from autoprof.rewrite.splice import Unspliceable, splice
@@ -119,17 +131,48 @@ class Installer:
             if (each := self._probe(decision.target, grant)) is not None and each.state == "installed"
         ]
 
+    def wanted(self, module: str, qualname: str) -> list[Probe]:
+        """Return the probes that rules and decorators put on a function, outermost first."""
+        policy = self.policy
+        if policy is None:
+            kinds: tuple[str, ...] = ()
+            found: list[Probe] = []
+            none = False
+        else:
+            decision = policy.decide(module, qualname, self._aliases.get(module, ()))
+            kinds, none = decision.kinds, decision.none
+            found = self.probes_for(decision)
+        decorated = self.decorations.get(f"{module}:{qualname}") if self.decorations else None
+        if not decorated or none:
+            return found
+        for kind, options in decorated.items():
+            if kind not in kinds:
+                made = self._get(f"{module}:{qualname}", DECORATOR, kind, options)
+                found += [made] if made.state == "installed" else []
+        return found
+
     def _probe(self, target: str, grant: Grant) -> Probe | None:
         self.matched_rules.add(grant.rule.index)
-        known = self.probes.get((target, grant.kind))
-        return known or self.new_probe(target, grant.rule.label, grant.kind, grant.options)
+        return self._get(target, grant.rule.label, grant.kind, grant.options)
+
+    def _get(self, target: str, rule: str, kind: str, options: dict[str, Any]) -> Probe:
+        return self.probes.get((target, kind)) or self.new_probe(target, rule, kind, options)
 
     def new_probe(self, target: str, rule: str, kind: str, options: dict[str, Any]) -> Probe:
-        """Make and list a probe; one that can't measure yet is listed as disabled with the reason."""
+        """Make and list a probe, or take over that of the policy before.
+
+        One that can't measure yet is listed as disabled with the reason.
+        """
         name = "flame_graph" if kind == "flame_graph" else str(options.get("strategy") or "sample")
         key = strategies.key_of(kind, name)
         built = key == "sample" or key in strategies.HOMES
-        made = Probe(target, rule, kind, self._strategy(key) if built else None, options)
+        strategy = self._strategy(key) if built else None
+        known = self._taken_over(target, kind, strategy)
+        if known is not None:
+            made = known
+            made.adopt(rule, options)
+        else:
+            made = Probe(target, rule, kind, strategy, options)
         if not built:
             made.state, made.reason = "disabled", f"{key} is not active in this version"
         elif options.get("enabled") is False:
@@ -138,9 +181,42 @@ class Installer:
         if for_ns is not None and self.policy is not None and made.state == "installed":
             probes.expire_at(made, self.policy.loaded_ns + for_ns)
         self.probes[target, kind] = made
-        if made.state == "installed":
+        if made.state == "installed" and made is not known:
             self.on_installed(made)
         return made
+
+    def _taken_over(self, target: str, kind: str, strategy: Any) -> Probe | None:
+        """Return the probe that did the same under an earlier policy, if any."""
+        before = self._before.get((target, kind)) if self._before else None
+        if before is not None and before.strategy is strategy:
+            return self._before.pop((target, kind), None)
+        return self.removed.pop((target, kind, id(strategy)), None) if self.removed else None
+
+    def begin_change(self, policy: Policy | None) -> None:
+        """Go by another policy from here on; the probes there are wait to be taken over."""
+        # Other threads import meanwhile: what they make from here on is the new policy's.
+        self._before, self.probes = self.probes, {}
+        self.matched_rules = set()
+        self.blocked = set()
+        self.policy = policy
+
+    def end_change(self) -> list[Probe]:
+        """Let go of the probes that nothing has taken over; return them."""
+        gone, self._before = list(self._before.values()), {}
+        for each in gone:
+            probes.end(each, "no rule of the policy in force names it")
+            self.removed[each.target, each.policy, id(each.strategy)] = each
+        while len(self.removed) > REMOVED_LISTED:
+            self.removed.pop(next(iter(self.removed)), None)
+        return gone
+
+    def known_gates(self) -> list[Gate]:
+        """Return every gate there is, those without a probe included where a wrapper keeps them."""
+        found = {id(each): each for each in self._wrapped.values()}
+        for probe in [*self.probes.values(), *self._before.values()]:
+            for each in probe.gates:
+                found[id(each)] = each
+        return list(found.values())
 
     def rewrite_source(
         self, source: bytes | str, path: str, module: str, aliases: tuple[str, ...] = ()
@@ -211,6 +287,7 @@ class Installer:
         """Be the decorator in the code: probe the function, return the same object where it can be spliced."""
         inner = plain_function(function)
         target = f"{inner.__module__}:{inner.__qualname__}"
+        self.decorations.setdefault(target, {})[kind] = options
         decision = self.policy.decide(inner.__module__, inner.__qualname__) if self.policy else None
         if decision is not None and (decision.none or any(each.kind == kind for each in decision.grants)):
             if decision.none and not any(each.kind == kind for each in decision.grants):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
+from itertools import compress, repeat
+from operator import is_
 from types import CodeType, FunctionType
 
 from autoprof import calls, guard
@@ -37,12 +39,15 @@ _containers: dict[int, tuple[Any, CodeType]] = {}
 
 def functions_of(covers: Callable[[str], bool]) -> list[FunctionType]:
     """Return every living Python function of the covered modules: one pass over the heap."""
+    objects = gc.get_objects()
+    # In C from end to end: while the list lives, objects of other threads would die late, in ours.
+    functions = list(compress(objects, map(is_, map(type, objects), repeat(FunctionType))))
+    del objects
     found = []
-    for each in gc.get_objects():
-        if type(each) is FunctionType:
-            name = each.__globals__.get("__name__")
-            if type(name) is str and covers(name):
-                found.append(each)
+    for each in functions:
+        name = each.__globals__.get("__name__")
+        if type(name) is str and covers(name):
+            found.append(each)
     return found
 
 
@@ -61,9 +66,9 @@ def install(installer: Installer, functions: Sequence[FunctionType]) -> int:
         if code.co_filename.startswith("<") or gate_of(code) is not None:
             continue
         try:
-            new = _replacement(installer, function.__globals__["__name__"], code, replaced)
+            new = replacement(installer, function.__globals__["__name__"], code, replaced)
             if new is not code:
-                _copy_local_events(code, new)
+                copy_local_events(code, new)
                 function.__code__ = new
                 count += 1
         except Exception as error:
@@ -71,19 +76,18 @@ def install(installer: Installer, functions: Sequence[FunctionType]) -> int:
     return count
 
 
-def _replacement(
+def replacement(
     installer: Installer, module: str, code: CodeType, replaced: dict[int, tuple[CodeType, CodeType]]
 ) -> CodeType:
     """Return the new code of a function, the same for every closure made of it."""
     known = replaced.get(id(code))
     if known is not None:
         return known[1]
-    policy = installer.policy
-    if policy is None or not is_function(code):
+    if not is_function(code):
         return code
 
     def one(inner: CodeType, original: CodeType, qualname: str) -> CodeType | None:
-        new = installer.splice_granted(inner, original, policy.decide(module, qualname), module, qualname)
+        new = installer.splice_granted(inner, original, module, qualname)
         replaced[id(original)] = (original, new or inner)
         return new
 
@@ -151,7 +155,7 @@ def splice_function(installer: Installer, function: FunctionType, granted: Itera
         gate = gate_of(spliced)
         if gate is None:
             raise Unspliceable("the gate is missing from the new code")
-        _copy_local_events(code, spliced)
+        copy_local_events(code, spliced)
         function.__code__ = spliced
     if before is not None and before is not gate:
         _put_behind(gate, before.probes)
@@ -185,7 +189,7 @@ def _put_behind(gate: Gate, granted: Iterable[Probe]) -> None:
         probes.retune(gate)
 
 
-def _copy_local_events(old: CodeType, new: CodeType) -> None:
+def copy_local_events(old: CodeType, new: CodeType) -> None:
     """Keep what other tools asked `sys.monitoring` to tell them about this code."""
     monitoring = getattr(sys, "monitoring", None)
     if monitoring is None:
@@ -207,7 +211,7 @@ def restore(functions: Iterable[FunctionType]) -> int:
             gate = gate_of(code)
             if gate is not None:
                 gate.withdrawn = True  # before: see `declining.in_place`
-            _copy_local_events(code, original)
+            copy_local_events(code, original)
             each.__code__ = original
             count += 1
     return count

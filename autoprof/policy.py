@@ -180,6 +180,12 @@ class Policy:
         self._covers: dict[str, bool] = {}
         self._plans: dict[object, tuple[_Plan, ...]] = {}
 
+    def without_rules(self) -> Policy:
+        """Return the same settings with nothing to do."""
+        return Policy(
+            (), settings={name: getattr(self, name) for name in _default_settings()}, clock=self._clock
+        )
+
     @property
     def active_rules(self) -> tuple[Rule, ...]:
         """The rules that `env` and `enabled` leave."""

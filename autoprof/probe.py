@@ -134,9 +134,22 @@ class Probe:
         self, target: str, rule: str, policy: str, strategy: Strategy | None, options: dict[str, Any]
     ) -> None:
         self.target = target
-        self.rule = rule
         self.policy = policy
         self.strategy = strategy
+        self.busy: set[int] = NOBODY
+        self.sampled = strategy is None
+        self.gates: tuple[Gate, ...] = ()
+        self.closed_until_ns = 0
+        self.turn: list[None] = NEVER_FREE
+        self.artefact: str | None = None
+        self.started_calls = 0
+        self.clear()
+        self.adopt(rule, options)
+
+    def adopt(self, rule: str, options: dict[str, Any]) -> None:
+        """Measure by a rule's options from here on; what was counted stays."""
+        policy = self.policy
+        self.rule = rule
         self.options = options
         self.rate = float(options.get("rate", 1.0))
         self.keeps = self.rate if policy == IF_SLOW else 1.0
@@ -147,16 +160,12 @@ class Probe:
         self.emits = bool(options.get("emit_metrics", True))
         self.check_load = bool(options.get("check_load", True))
         self.asynchronous = bool(options.get("asynchronous", False))
-        self.sampled = strategy is None
+        if bool(self.every_ns) != (self.turn is not NEVER_FREE) or self.closed_until_ns:
+            reopen.pop(self, None)
+            self.closed_until_ns = 0
+            self.turn = [None] if self.every_ns else NEVER_FREE
         self.state = "installed"
-        self.reason = "waiting for its first call"
-        self.gates: tuple[Gate, ...] = ()
-        self.busy: set[int] = NOBODY
-        self.closed_until_ns = 0
-        self.turn: list[None] = [None] if self.every_ns else NEVER_FREE
-        self.artefact: str | None = None
-        self.started_calls = 0
-        self.clear()
+        self.reason = "" if self.calls else "waiting for its first call"
 
     def clear(self) -> None:
         """Set all numbers to zero; calls are counted from here."""
@@ -208,6 +217,13 @@ class Probe:
         """Every call of the target so far, recursive ones included."""
         return sum(each.calls for each in self.gates) - self.started_calls
 
+    def leave(self) -> None:
+        """Let go of the gates; what was counted by them stays."""
+        calls, declined = self.calls, sum([each.declined for each in self.gates]) - self._declined_before
+        timed_s = self._timed_s - self._timed_before_s
+        self.gates = ()
+        self.started_calls, self._declined_before, self._timed_before_s = -calls, -declined, -timed_s
+
     def rate_at(self, gate_: Gate) -> float:
         """Return the share of calls a gate opens for: 0 while `every` keeps it closed or nothing is installed.
 
@@ -219,12 +235,16 @@ class Probe:
 
     def add(self, gate_: Gate) -> None:
         """Put the probe behind one more gate: a setter beside the getter, a redefinition."""
-        self.gates = (*self.gates, gate_)
+        self.stand_behind(gate_)
         timed = isinstance(gate_, gate.TimedGate) and self.policy == IF_SLOW
         if timed:
             gate_.time_for(self)  # type: ignore[attr-defined]
         if not timed or self.strategy is not None:
             gate_.probes = (*gate_.probes, self)
+
+    def stand_behind(self, gate_: Gate) -> None:
+        """Count a gate's calls, from here on."""
+        self.gates = (*self.gates, gate_)
         self.started_calls += gate_.calls
         if isinstance(gate_, gate.TimedGate):
             self._timed_before_s += gate_.total
@@ -357,6 +377,14 @@ def keep_time() -> None:
             open_again(each)
             _retune_all(each)
     expire_due()
+
+
+def end(probe: Probe, reason: str) -> None:
+    """Let go of a probe that measures no longer; what it counted stays."""
+    expiring.discard(probe)
+    reopen.pop(probe, None)
+    probe.state, probe.reason = "removed", reason
+    probe.leave()
 
 
 def expire_due() -> None:

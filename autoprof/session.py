@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import sys
 import weakref
+from _thread import RLock
 
-from autoprof import arbiter, calls, compiled, events, frames, guard, run, strategies, telling
+from autoprof import arbiter, calls, compiled, events, frames, guard, loading, run, strategies, telling
 from autoprof import flight as flights
 from autoprof import gate as gates
 from autoprof import probe as probes
 from autoprof.clock import wall_ns
 from autoprof.flusher import Flusher, close_with_multiprocessing
 from autoprof.installer import SPLICE, Installer
+from autoprof.reload import Watcher
 from autoprof.sampler import nothing, recorder
 from autoprof.standing import Standing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from autoprof.gate import Gate
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from autoprof.rewrite.backend import Backend
 
 FORK_WAIT_S = 0.1
+CHANGE_WAIT_S = 1.0
 INTERVAL_NS = 10_000_000
 DEFAULT_OUTPUT = "./autoprof-data"
 _DEFAULT_MAX_SIZE_BYTES = 256_000_000
@@ -50,8 +54,10 @@ class Session:
         self.started_ns = wall_ns()
         self._wire_flusher()
         self.run, self.start_folder = run.run_and_folder()
+        self.watcher: Watcher | None = None
         self._hook: Any = None
         self._rested = False
+        self._telling_later: list[Probe] | None = []
 
     def _wire_flusher(self) -> None:
         self.flusher.on_window = telling.send_sample
@@ -79,21 +85,80 @@ class Session:
 
     def begin(self) -> None:
         """Put the policy in force: hook imports, splice what is already imported."""
+        calls.on_first_call = self._first_call
+        guard.listeners.append(telling.send_internal_error)
+        self._name_environment()
+        if self.policy is not None:
+            self._hook_imports()
+            self._splice_imported()
+
+    def _name_environment(self) -> None:
         policy = self.policy
         events.environment["env"] = policy.env if policy else os.environ.get("AUTOPROF_ENV") or "dev"
         events.environment["service"] = policy.service.get("service") if policy else None
-        calls.on_first_call = self._first_call
-        guard.listeners.append(telling.send_internal_error)
         recorder.interval_ns = INTERVAL_NS
+
+    def _hook_imports(self) -> None:
+        """Be asked about imports as long as there is a rule."""
+        wanted = bool(self.policy and self.policy.active_rules)
+        if wanted and self._hook is None:
+            from autoprof import importhook
+
+            self._hook = importhook.install(self.installer)
+        elif not wanted and self._hook is not None:
+            self._hook.uninstall()
+            self._hook = None
+
+    def rewrites_as(self, policy: Policy) -> bool:
+        """Tell whether what is rewritten already is rewritten as a policy wants it."""
+        return (self.policy.rewrite if self.policy else "auto") == policy.rewrite
+
+    def replace(self, policy: Policy) -> list[Probe]:
+        """Put another policy in force on what runs; return the probes that are gone. Tell of it by `tell`."""
+        from autoprof import regrant
+
+        old, self.policy = self.policy, policy
+        self._name_environment()
+        self._hook_imports()
+        self._telling_later = []
+        gone = regrant.apply(self.installer, policy)
+        compiled.report_imported(self.installer, [name for name in list(sys.modules) if policy.covers(name)])
+        if old is None or _place(old) != _place(policy) or not self.installer.probes:
+            self.flusher.change_writer()
+        if not self.installer.probes:
+            recorder.stop()
+            self.flusher.rest(FORK_WAIT_S)
+        for each in self.installer.probes.values():
+            self._sample_at(each)
+        self.flusher.states = Standing(policy, self.installer, wall_ns()).news
+        return gone
+
+    def tell(self, gone: list[Probe]) -> None:
+        """Send what a change of policy has to say: where no lock of ours is held."""
+        installed, self._telling_later = self._telling_later, None
+        for each in installed or ():
+            telling.send_probe("probe_installed", each)
+        for each in gone:
+            telling.send_probe("probe_removed", each)
+        policy = self.policy
         if policy is None:
             return
-        from autoprof import importhook
-
-        self._hook = importhook.install(self.installer)
-        self._splice_imported()
         if policy.inactive:
             guard.inform(f"not active in this version: {', '.join(policy.inactive)}")
         telling.send_session("policy_loaded", {"rules": len(policy.rules)}, path=policy.path, env=policy.env)
+
+    def watch(self, source: loading.Source | None, watcher: Watcher | None) -> None:
+        """Have the policy's file looked at, as its `reload` says; `watcher` may do so already."""
+        period_ns = self.policy.reload_ns if self.policy is not None else None
+        watcher = watcher or self.watcher
+        if watcher is not None and (source is None or watcher.path != source.path or not period_ns):
+            watcher.rest(0.0)
+            watcher = None
+        if watcher is None and source is not None and period_ns:
+            watcher = _watch(source, period_ns / 1e9)
+        elif watcher is not None and period_ns:
+            watcher.period_s = period_ns / 1e9
+        self.watcher = watcher
 
     def _splice_imported(self) -> None:
         covered = [name for name in list(sys.modules) if self.installer.covers(name)]
@@ -126,17 +191,16 @@ class Session:
         # Beware: whoever imports threading first is its main thread, waited for at exit: never one of ours.
         import threading  # noqa: F401
 
+        self._sample_at(probe)
+        if self._telling_later is not None:
+            self._telling_later.append(probe)
+        else:
+            telling.send_probe("probe_installed", probe)
+
+    def _sample_at(self, probe: Probe) -> None:
         interval_ns = probe.options.get("interval_ns")
         if interval_ns and probe.strategy is None:
             recorder.interval_ns = min(recorder.interval_ns, max(interval_ns, 1_000_000))
-        if "blinker" in sys.modules:
-            from autoprof import signals
-
-            if signals.probe_installed.receivers:
-                metadata = events.metadata(
-                    "probe_installed", probe.target, probe.rule, probe.policy, probe.strategy_name
-                )
-                signals.send("probe_installed", probe.target, {}, metadata)
 
     def _make_writer(self) -> Any:
         import socket
@@ -166,6 +230,8 @@ class Session:
         if self._hook is not None:
             self._hook.uninstall()
             self._hook = None
+        if self.watcher is not None:
+            self.watcher.rest(FORK_WAIT_S)
         from autoprof import live, marking
 
         marking.uninstall()
@@ -190,16 +256,25 @@ class Session:
         probes.forget_time()
         for each in self.installer.probes.values():
             each.state, each.reason = "removed", "autoprof.stop() was called"
+        loading.accept()
 
     def rest(self) -> None:
         """End our threads before a fork: from 3.12 on it would warn the application of them."""
         recorder.stop(FORK_WAIT_S)
+        if self.watcher is not None:
+            self.watcher.rest(FORK_WAIT_S)
         self._rested = self.flusher.rest(FORK_WAIT_S)
 
     def resume(self) -> None:
         """Have them start again with the parent's next measured call, if they ran."""
         # Not here: 3.13 counts the threads after this hook. The next measured call wakes the sampler, and that us.
-        recorder.on_wake = self.flusher.start if self._rested else nothing
+        recorder.on_wake = self._wake if self._rested or self.watcher is not None else nothing
+
+    def _wake(self) -> None:
+        if self._rested:
+            self.flusher.start()
+        if self.watcher is not None:
+            self.watcher.start()
 
     def in_child(self) -> None:
         """Start clean in a forked child: no thread, no connection, all counts at zero."""
@@ -217,6 +292,9 @@ class Session:
         for strategy in self.strategies.values():
             strategy.forget()
         close_with_multiprocessing(self.flusher)
+        if self.watcher is not None:
+            self.watcher.forget_thread()
+            self.watcher.start()
         if probes.next_turn_ns() is not None or old.active:
             self.flusher.start()
 
@@ -225,11 +303,22 @@ class Session:
         from autoprof.probe_status import ProbeStatus
 
         probes.expire_due()
-        return [ProbeStatus.of(each) for each in self.installer.probes.values()]
+        listed = [*self.installer.probes.values(), *self.installer.removed.values()]
+        return [ProbeStatus.of(each) for each in listed]
+
+
+def _place(policy: Policy) -> tuple[object, ...]:
+    return policy.output, policy.service, policy.env, policy.store_max_size_bytes, policy.store_max_age_ns
 
 
 current: Session | None = None
+_expected: Watcher | None = None
+"""Looks for a policy file while there is no session: it was missing or wrong at the start."""
+
 _prepared = False
+_held = False
+_changing = RLock()
+"""Held while a policy is put in force; no code of the application runs meanwhile."""
 
 
 def start(path_or_policy: Any = None) -> None:
@@ -243,66 +332,80 @@ def start(path_or_policy: Any = None) -> None:
         PolicyErrors: the policy is wrong; the one in force stays.
         OSError: the file can't be read.
     """
-    global current
-    policy = _policy(path_or_policy)
-    old, current = current, None
-    if old is not None:
-        old.end()
-    fresh = Session(policy)
-    _prepare_process()
-    current = fresh
-    fresh.begin()
+    policy, source = loading.policy_of(path_or_policy)
+    _start(policy, source)
 
 
-def _policy(given: Any) -> Policy | None:
-    if given is None:
-        return None
-    from autoprof import config
-    from autoprof.policy import Policy
-
-    if isinstance(given, Policy):
-        return given
-    environment = dict(os.environ)
-    if isinstance(given, dict):
-        return config.from_mapping(given, env=environment)
-    return config.load(os.fspath(given), env=environment)
+def _start(policy: Policy | None, source: loading.Source | None) -> None:
+    global current, _expected
+    with _changing:
+        if current is not None and policy is not None and current.rewrites_as(policy):
+            gone = current.replace(policy)
+        else:
+            fresh, gone = Session(policy), []
+            _prepare_process()
+            old, current = current, fresh
+            if old is not None:
+                old.end()
+            fresh.begin()
+        session = current
+        watcher, _expected = _expected, None
+        session.watch(source, watcher)
+    session.tell(gone)
 
 
 def start_from_environment() -> None:
     """Start with the file that AUTOPROF_CONFIG names; what `bootstrap` calls once site is done.
 
-    A bad or missing file leaves the application alone: one WARNING for all its processes, and nothing installed.
+    A bad or missing file leaves the application alone: one WARNING for all its processes, nothing installed, and the
+    file is looked at again.
 
     Raises:
         PolicyErrors, OSError: only under AUTOPROF_STRICT.
     """
-    from autoprof import config
+    global _expected
     from autoprof.errors import PolicyErrors
 
-    path = os.environ["AUTOPROF_CONFIG"]
+    source = loading.Source(os.environ["AUTOPROF_CONFIG"])
     try:
-        policy = config.load(path, env=dict(os.environ), env_name=os.environ.get("AUTOPROF_ENV"))
+        policy = source.read()
     except (PolicyErrors, OSError) as error:
         if guard.strict():
             raise
-        if not run.inherited_run():
-            guard.warn(f"autoprof stays off: {error}")
-        telling.send_session("policy_rejected", {}, path=path, errors=str(error).splitlines())
+        loading.refuse(source, error, "autoprof stays off")
+        _prepare_process()
+        _expected = _watch(source, loading.RELOAD_S)
         return
-    if not _is_for_this_program(policy):
-        return
-    start(policy)
+    if loading.for_this_program(policy):
+        _start(policy, source)
 
 
-def _is_for_this_program(policy: Policy) -> bool:
-    if not policy.programs:
+def _watch(source: loading.Source, period_s: float) -> Watcher:
+    """Have the file looked at from now on."""
+    import threading  # noqa: F401  # see `Session._installed`: the watcher's thread must not be the first to import it
+
+    def changed(content: bytes, sure: bool) -> bool:
+        from autoprof.errors import PolicyErrors
+
+        try:
+            policy = source.parse(content)
+        except PolicyErrors as error:
+            if sure:
+                loading.refuse(
+                    source, error, "the policy in force stays" if current else "autoprof stays off"
+                )
+            return False
+        loading.accept()
+        _start(policy if loading.for_this_program(policy) else policy.without_rules(), source)
         return True
-    from fnmatch import fnmatchcase
 
-    from autoprof import program
+    def gone(error: OSError) -> None:
+        if current is not None and not run.inherited_run():
+            guard.warn(f"the policy file is gone, the policy in force stays: {error}")
 
-    names = program.program_names()
-    return any(fnmatchcase(name, each) for each in policy.programs for name in names)
+    made = Watcher(source.path, source.content, period_s, changed, gone)
+    made.start()
+    return made
 
 
 def _prepare_process() -> None:
@@ -327,41 +430,54 @@ def _at_exit() -> None:
 
 
 def _before_fork() -> None:
-    if current is not None:
-        try:
-            current.rest()
-        except Exception as error:
-            guard.report("fork", error)
+    global _held
+    _held = _changing.acquire(True, CHANGE_WAIT_S)  # a child must not be born with half a policy
+    _with_session(Session.rest)
+    if _expected is not None:
+        _expected.rest(FORK_WAIT_S)
 
 
 def _after_fork() -> None:
-    if current is not None:
-        try:
-            current.resume()
-        except Exception as error:
-            guard.report("fork", error)
+    global _held
+    held, _held = _held, False
+    if held:
+        _changing.release()
+    _with_session(Session.resume)
 
 
 def _in_child() -> None:
-    if current is None:
-        return
-    try:
-        current.in_child()
-    except Exception as error:
-        guard.report("fork", error)
+    global _held, _changing
+    _held, _changing = False, RLock()
+    _with_session(Session.in_child)
+    if _expected is not None:
+        _expected.forget_thread()
+        _expected.start()
+
+
+def _with_session(act: Callable[[Session], None]) -> None:
+    if current is not None:
+        try:
+            act(current)
+        except Exception as error:
+            guard.report("fork", error)
 
 
 def stop() -> None:
     """Take everything off again: idempotent; flushes, waits at most 2 s."""
-    global current
-    old, current = current, None
-    if old is not None:
-        old.end()
+    global current, _expected
+    with _changing:
+        old, current = current, None
+        waiting, _expected = _expected, None
+        if waiting is not None:
+            waiting.rest(FORK_WAIT_S)
+        if old is not None:
+            old.end()
 
 
 def status() -> list[ProbeStatus]:
     """Return the state of every probe of the session in force."""
-    return current.status() if current is not None else []
+    with _changing:
+        return current.status() if current is not None else []
 
 
 def decorate(function: Any, kind: str, options: dict[str, Any]) -> Any:

@@ -130,3 +130,14 @@ def send_session(name: str, measurements: dict[str, Any], **more: Any) -> None:
 def send_internal_error(where: str, error: BaseException) -> None:
     """Send `internal_error`: a failure of ours that the application does not see."""
     send_session("internal_error", {}, where=where, kind=type(error).__name__, reason=error)
+
+
+def send_probe(name: str, probe: Probe) -> None:
+    """Send an event about a probe itself, if somebody listens."""
+    if "blinker" not in sys.modules:
+        return
+    from autoprof import signals
+
+    if getattr(signals, name).receivers:
+        metadata = events.metadata(name, probe.target, probe.rule, probe.policy, probe.strategy_name)
+        signals.send(name, probe.target, {}, metadata)

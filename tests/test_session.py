@@ -56,7 +56,8 @@ def test_start_again_replaces_the_policy(load: Load, tmp_path: Path) -> None:
     autoprof.start(policy(tmp_path, rule))
     loaded.f()
     loaded.A().m()
-    assert [(each.target, each.calls) for each in autoprof.status()] == [(f"{loaded.name}:A.m", 1)]
+    found = [(each.target, each.calls) for each in autoprof.status() if each.state != "removed"]
+    assert found == [(f"{loaded.name}:A.m", 1)]
 
 
 def test_a_wrong_policy_keeps_the_one_in_force(load: Load, tmp_path: Path) -> None:
@@ -66,6 +67,23 @@ def test_a_wrong_policy_keeps_the_one_in_force(load: Load, tmp_path: Path) -> No
         autoprof.start(policy(tmp_path, {"match": "x:y", "policy": "profil"}))
     with pytest.raises(OSError):
         autoprof.start(str(tmp_path / "missing.yaml"))
+    assert session.current is current
+    loaded.f()
+    assert loaded.probe("f").profiled == 1
+
+
+def test_a_session_that_cannot_be_made_keeps_the_one_in_force(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load("spliced_at_import", SOURCE)
+    current = session.current
+
+    def no_folder() -> tuple[str, str]:
+        raise FileNotFoundError("the working folder was deleted")
+
+    monkeypatch.setattr(run_module, "run_and_folder", no_folder)
+    with pytest.raises(FileNotFoundError):
+        autoprof.start(policy(tmp_path, rewrite="decorate"))
     assert session.current is current
     loaded.f()
     assert loaded.probe("f").profiled == 1

@@ -1,0 +1,234 @@
+"""Put another policy in force on functions that are spliced, wrapped or neither already.
+
+What a rule merely retunes keeps its probe and its code; what changes gets new code from its original; what no rule
+names any more gets its original back. Old gates stay behind their probes: calls that entered by them stay counted.
+"""
+
+from __future__ import annotations
+
+from time import monotonic, sleep
+from types import CodeType, FunctionType
+
+from autoprof import calls, guard, live
+from autoprof import probe as probes
+from autoprof.gate import EXHAUSTED, GENERATOR_LIKE, Gate, TimedGate, gate_of
+from autoprof.probe import IF_SLOW
+from autoprof.rewrite.tree import is_function
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from autoprof.installer import Installer
+    from autoprof.policy import Policy
+    from autoprof.probe import Probe
+
+SLICE_S = 0.002
+REST_S = 0.001
+"""After so much work of ours the application's threads get the GIL for so long."""
+
+UNREACHED = "the portable back end reaches what is imported already at the next start only"
+
+
+class Pace:
+    """Lets other threads go on in between."""
+
+    def __init__(self) -> None:
+        self._since = monotonic()
+
+    def step(self) -> None:
+        """Rest, if it is time."""
+        if monotonic() - self._since >= SLICE_S:
+            sleep(REST_S)
+            self._since = monotonic()
+
+
+def apply(installer: Installer, policy: Policy) -> list[Probe]:
+    """Change what is installed into what `policy` grants; return the probes that are gone.
+
+    Other threads may import and call meanwhile: from the first line on imports go by the new policy.
+    """
+    same_functions = _matches(installer.policy) == _matches(policy)
+    old_policy = installer.policy
+    installer.begin_change(policy)
+    pace = Pace()
+    gates = installer.known_gates()
+    for each in gates:
+        _regrant(installer, each)
+        pace.step()
+    if not same_functions or any(each.begin is live.declines for each in gates):
+        decorated = {target.partition(":")[0] for target in installer.decorations}
+        _recode(
+            installer,
+            pace,
+            lambda name: policy.covers(name) or name in decorated or _covered(old_policy, name),
+        )
+    return installer.end_change()
+
+
+def refresh(installer: Installer, module: str) -> None:
+    """Go over one module again, whose import began under another policy."""
+    for each in installer.known_gates():
+        if each.site[0] == module:
+            _regrant(installer, each)
+    _recode(installer, Pace(), lambda name: name == module)
+
+
+def _covered(policy: Policy | None, module: str) -> bool:
+    return policy is not None and policy.covers(module)
+
+
+def _matches(policy: Policy | None) -> object:
+    """Return what decides which functions get which kinds: equal for two policies that differ in options alone."""
+    if policy is None:
+        return None
+    return [
+        (each.policy, [str(glob.text) for glob in each.match], [str(glob.text) for glob in each.excepts])
+        for each in policy.active_rules
+    ]
+
+
+def _regrant(installer: Installer, gate: Gate) -> None:
+    """Give a gate the probes that the new policy wants behind it."""
+    module, qualname = gate.site
+    wanted = installer.wanted(module, qualname)
+    before = gate.probes
+    timer = next((each for each in wanted if each.policy == IF_SLOW), None) if gate.timed else None
+    gate.probes = tuple([each for each in wanted if each is not timer or each.strategy is not None])
+    for each in wanted:
+        if gate not in each.gates:
+            each.stand_behind(gate)
+    if isinstance(gate, TimedGate):
+        _retime(gate, timer)
+    if not wanted:
+        _retire(gate)
+    elif gate.begin is live.declines:
+        gate.withdrawn = False
+        gate.begin = calls.first
+        gate.swap(EXHAUSTED, 0)
+    elif gate.begin is not calls.first and (before != gate.probes or gate.used or gate.size):
+        probes.retune(gate)
+    if wanted and gate.begin is not calls.first:
+        calls.on_first_call(gate)
+
+
+def _retime(gate: TimedGate, timer: Probe | None) -> None:
+    from autoprof import gate as gates
+
+    if timer is None:
+        gate.clock, gate.threshold, gate.timer = EXHAUSTED, float("inf"), None
+    else:
+        gate.time_for(timer)
+        gate.clock = gates.CLOCK
+
+
+def _retire(gate: Gate) -> None:
+    gate.close()
+    gate.begin = live.declines
+
+
+def _recode(installer: Installer, pace: Pace, covers: Callable[[str], bool]) -> None:
+    """Give every living function the code that its decisions ask for."""
+    functions = live.functions_of(covers)
+    functions.sort(key=lambda each: "<locals>" in each.__code__.co_qualname)
+    if installer.backend != "splice":
+        _report_unreached(installer, functions)
+        return
+    work = Recoding(installer)
+    for each in functions:
+        try:
+            work.recode(each)
+        except Exception as error:
+            guard.report("reload", error)
+        pace.step()
+    for gate in work.left_behind:
+        gate.withdrawn = True
+        _retire(gate)
+
+
+class Recoding:
+    """One pass over the living functions.
+
+    Attributes:
+        left_behind: gates of code that functions no longer have.
+    """
+
+    def __init__(self, installer: Installer) -> None:
+        self.left_behind: list[Gate] = []
+        self._installer = installer
+        self._replaced: dict[int, tuple[CodeType, CodeType]] = {}
+        self._plain: dict[int, tuple[CodeType, CodeType]] = {}
+        self._wanted: dict[int, tuple[CodeType, frozenset[tuple[int, bool]]]] = {}
+
+    def recode(self, function: FunctionType) -> None:
+        """Replace a function's code, unless its gates are those it should have."""
+        code = function.__code__
+        if code.co_filename.startswith("<") or not is_function(code):
+            return
+        module = function.__globals__["__name__"]
+        plain = self._plain_of(code)
+        wanted = self._wanted_in(module, plain)
+        here = list(_gates_in(code))
+        present = {(id(each.original), each.timed) for each in here if each.begin is not live.declines}
+        satisfied = all(each in present or (each[0], True) in present for each in wanted)
+        if satisfied and len(wanted) == len(here) and id(plain) not in self._replaced:
+            return
+        new = live.replacement(self._installer, module, plain, self._replaced) if wanted else plain
+        if new is code:
+            return
+        for gate in here:
+            if gate.code is not None and gate.code() is code:
+                gate.withdrawn = True  # before: see `declining.in_place`
+        live.copy_local_events(code, new)
+        function.__code__ = new
+        self.left_behind += here
+
+    def _plain_of(self, code: CodeType) -> CodeType:
+        known = self._plain.get(id(code))
+        if known is None:
+            known = self._plain[id(code)] = (code, live.original_of(code))
+        return known[1]
+
+    def _wanted_in(self, module: str, plain: CodeType) -> frozenset[tuple[int, bool]]:
+        """Return which functions of a code, itself included, should have a gate, and whether a timed one."""
+        known = self._wanted.get(id(plain))
+        if known is None:
+            found = [
+                (id(each), _needs_watch(granted, each))
+                for each in _functions_in(plain)
+                if (granted := self._installer.wanted(module, each.co_qualname))
+            ]
+            known = self._wanted[id(plain)] = (plain, frozenset(found))
+        return known[1]
+
+
+def _needs_watch(granted: list[Probe], code: CodeType) -> bool:
+    return not code.co_flags & GENERATOR_LIKE and any(each.policy == IF_SLOW for each in granted)
+
+
+def _functions_in(code: CodeType) -> Iterator[CodeType]:
+    if is_function(code):
+        yield code
+    for const in code.co_consts:
+        if type(const) is CodeType:
+            yield from _functions_in(const)
+
+
+def _gates_in(code: CodeType) -> Iterator[Gate]:
+    gate = gate_of(code)
+    if gate is not None:
+        yield gate
+    for const in code.co_consts:
+        if type(const) is CodeType:
+            yield from _gates_in(const)
+
+
+def _report_unreached(installer: Installer, functions: list[Any]) -> None:
+    for each in functions:
+        code = each.__code__
+        if not is_function(code) or code.co_filename.startswith("<"):
+            continue
+        for granted in installer.wanted(each.__globals__["__name__"], code.co_qualname):
+            if not granted.gates:
+                granted.state, granted.reason = "waiting", UNREACHED
