@@ -144,8 +144,7 @@ def load_line(policy: Policy) -> str:
     """Say above which load profiling pauses; "" when it never does."""
     limits = [("cpu", policy.load_cpu), ("memory", policy.load_memory)]
     shown = [f"{name} {format_share(limit)}" for name, limit in limits if limit is not None]
-    later = " (not active in this version)" if "load" in schema.LATER_KEYS else ""
-    return f"check_load: measuring pauses above {', '.join(shown)}{later}" if shown else ""
+    return f"check_load: measuring pauses above {', '.join(shown)}" if shown else ""
 
 
 # high overhead

@@ -12,6 +12,7 @@ from autoprof import gate as gates
 from autoprof import probe as probes
 from autoprof.clock import wall_ns
 from autoprof.flusher import Flusher, close_with_multiprocessing
+from autoprof.governor import Governor
 from autoprof.installer import SPLICE, Installer
 from autoprof.sampler import nothing, recorder
 from autoprof.standing import Standing
@@ -47,6 +48,7 @@ class Session:
         self.installer = Installer(policy, self._choose_backend, self.strategy)
         self.installer.on_installed = self._installed
         self.flusher = Flusher(self._make_writer)
+        self.governor = Governor(policy, self.installer.probes.values)
         self.started_ns = wall_ns()
         self._wire_flusher()
         self.run, self.start_folder = run.run_and_folder()
@@ -54,6 +56,7 @@ class Session:
         self._rested = False
 
     def _wire_flusher(self) -> None:
+        self.governor.on_change = self.flusher.restate
         self.flusher.on_window = telling.send_sample
         self.flusher.states = Standing(self.policy, self.installer, self.started_ns).news
 
@@ -112,17 +115,23 @@ class Session:
             if owner is not None:
                 gate.owner = weakref.ref(owner)
         if isinstance(gate, gates.TimedGate) and gate.timer is not None:
-            recorder.watch.add(gate)
-            if recorder.idle:
-                recorder.wake()
-        for each in {*gate.probes, gate.timer} - {None}:
+            probes.retime(gate)
+            if not gate.timer.paused:
+                recorder.watch.add(gate)
+                if recorder.idle:
+                    recorder.wake()
+        behind = {*gate.probes, gate.timer} - {None}
+        for each in behind:
             self.flusher.watch(each)
             if each.reason and each.state == "installed":
                 each.reason = ""
         probes.expire_due()
         self.flusher.start()
+        if any(each.check_load for each in behind):
+            self.governor.start()
 
     def _installed(self, probe: Probe) -> None:
+        self.governor.adopt(probe)
         # Beware: whoever imports threading first is its main thread, waited for at exit: never one of ours.
         import threading  # noqa: F401
 
@@ -166,6 +175,7 @@ class Session:
         if self._hook is not None:
             self._hook.uninstall()
             self._hook = None
+        self.governor.end()
         from autoprof import live, marking
 
         marking.uninstall()
@@ -194,12 +204,20 @@ class Session:
     def rest(self) -> None:
         """End our threads before a fork: from 3.12 on it would warn the application of them."""
         recorder.stop(FORK_WAIT_S)
+        self.governor.rest(FORK_WAIT_S)
         self._rested = self.flusher.rest(FORK_WAIT_S)
 
     def resume(self) -> None:
         """Have them start again with the parent's next measured call, if they ran."""
         # Not here: 3.13 counts the threads after this hook. The next measured call wakes the sampler, and that us.
-        recorder.on_wake = self.flusher.start if self._rested else nothing
+        recorder.on_wake = self._awake if self._rested or self.governor.rested else nothing
+        self.governor.resume()
+
+    def _awake(self) -> None:
+        if self._rested:
+            self.flusher.start()
+        if self.governor.rested:
+            self.governor.start()
 
     def in_child(self) -> None:
         """Start clean in a forked child: no thread, no connection, all counts at zero."""
@@ -217,6 +235,8 @@ class Session:
         for strategy in self.strategies.values():
             strategy.forget()
         close_with_multiprocessing(self.flusher)
+        self.governor.forget()
+        recorder.on_wake = self._awake if self.governor.rested else nothing
         if probes.next_turn_ns() is not None or old.active:
             self.flusher.start()
 
@@ -321,6 +341,7 @@ def _at_exit() -> None:
     if current is None:
         return
     try:
+        current.governor.rest(FORK_WAIT_S)
         current.flusher.close()
     except Exception as error:
         guard.report("exit", error)
