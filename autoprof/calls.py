@@ -139,7 +139,7 @@ def nobody_roused() -> None:
 
 
 on_roused: Callable[[], None] = nobody_roused
-"""Set by the governor before a fork is over."""
+"""Set by the session: starts the threads that ended before a fork."""
 
 
 def begin(gate_: Gate, depth: int = 2) -> Flight | None:

@@ -42,7 +42,7 @@ def number_of(path: str) -> int | None:
 
 def _whole(text: str) -> int | None:
     digits = text[1:] if text[:1] == "-" else text
-    return int(text) if digits.isdecimal() and len(digits) < 40 else None
+    return int(text) if digits.isascii() and digits.isdecimal() and len(digits) < 40 else None
 
 
 def fields_of(path: str) -> dict[str, int]:

@@ -6,12 +6,12 @@ costs what a closed gate costs.
 
 from __future__ import annotations
 
-from _thread import get_ident
+from _thread import allocate_lock, get_ident
 
 from autoprof import calls, guard, telling
 from autoprof import probe as probes
 from autoprof.background import Background
-from autoprof.clock import monotonic_ns
+from autoprof.clock import monotonic_ns, thread_ns
 from autoprof.sampler import recorder
 
 TYPE_CHECKING = False
@@ -44,12 +44,11 @@ class Governor:
 
     meter: Meter
     judge: Judge
+    _thread: Background | None
 
     def __init__(self, policy: Policy | None, everything: Callable[[], Iterable[Probe]]) -> None:
         self._everything = everything
         self._limits = (policy.load_cpu, policy.load_memory) if policy else (DEFAULT_CPU, DEFAULT_MEMORY)
-        self._thread: Background | None = None
-        self._owner = 0
         self._ended = False
         self._rested = False
         self.on_change: Callable[[], None] = _nobody
@@ -58,6 +57,9 @@ class Governor:
         self._clean()
 
     def _clean(self) -> None:
+        self._starting = allocate_lock()
+        self._thread = None
+        self._owner = 0
         self.reason = ""
         self._prepared = False
         self._paused_ns = 0
@@ -73,14 +75,28 @@ class Governor:
             self._prepared = True
 
     def start(self) -> None:
-        """Start the thread unless it runs or there is no limit; never raises."""
-        self._rested = False
-        if self._ended or self._limits == (None, None) or (self._thread is not None and self._thread.running):
-            return
-        self.prepare()
-        thread = self._thread = Background("governor", self._run)
-        if not thread.start():
-            self._thread = None
+        """Start the thread unless it runs or there is no limit."""
+        if not self._starting.acquire(False):
+            return  # another thread's call does so
+        try:
+            self._rested = False
+            running = self._thread is not None and self._thread.running
+            if self._ended or self._limits == (None, None) or running:
+                return
+            self.prepare()
+            thread = self._thread = Background("governor", self._run)
+            if not thread.start():
+                self._thread = None
+        finally:
+            self._starting.release()
+
+    def retarget(self, policy: Policy) -> None:
+        """Take the limits of another policy; the next look goes by them."""
+        self._limits = policy.load_cpu, policy.load_memory
+        if self._prepared:
+            self.judge.cpu, self.judge.memory = self._limits
+        if any(gate.used or gate.size for each in self._subject() for gate in each.gates):
+            self.start()
 
     def rest(self, wait_s: float) -> None:
         """End the thread for now: a fork comes, or the end."""
@@ -89,35 +105,32 @@ class Governor:
             self._rested = True
             thread.stop(0.0 if self._owner == get_ident() else wait_s)
 
-    def resume(self) -> None:
-        """Have the thread started by the next call of a function whose gate is closed, if it ran before `rest`.
-
-        The next measured call of another starts it too: `recorder.on_wake`.
-        """
-        if self._rested:
-            self._have_roused(lambda each: bool(each.paused))
-
-    def forget(self) -> None:
-        """Start clean in a forked child: nothing is paused, no thread, until a call comes."""
-        self._thread = None
-        paused, ran = bool(self.reason), self._rested
-        self._clean()
-        if paused:
-            self._hold("")
-            self._unsettled = False
-        if ran:
-            self._have_roused(lambda each: False)
-
     @property
     def rested(self) -> bool:
         """Whether a thread was ended by `rest` and has not been started again."""
         return self._rested
 
-    def _have_roused(self, paused: Callable[[Probe], bool]) -> None:
-        calls.on_roused = self.start
+    def resume(self) -> None:
+        """Have the next call of a function whose gate is closed rouse the session, if the thread ran before `rest`.
+
+        The next measured call of another does so too: `recorder.on_wake`.
+        """
+        if self._rested:
+            self._have_roused()
+
+    def forget(self) -> None:
+        """Start clean in a forked child: nothing is paused, and no thread runs until a call comes."""
+        paused = bool(self.reason)
+        self._clean()
+        if paused:
+            self._hold("", wake=False)
+        if self._rested:
+            self._have_roused()
+
+    def _have_roused(self) -> None:
         for each in self._subject():
             for gate in each.gates:
-                if gate.begin is calls.begin and (gate.timer is each or paused(each)):
+                if gate.begin is calls.begin and (gate.timer is each or each.paused):
                     gate.begin = calls.rouse
                     gate.retune(1.0)
 
@@ -125,15 +138,14 @@ class Governor:
         """End for good: nothing is paused any more, and nothing will be."""
         self._ended = True
         self.rest(wait_s)
-        calls.on_roused = _nobody
         self.reason = ""
         for each in self._everything():
             each.paused = ""
 
     def adopt(self, probe: Probe) -> None:
-        """Pause a new probe too, if measuring is paused; before it gets its gates."""
+        """Pause one more probe, if measuring is paused."""
         if self.reason and probe.check_load:
-            probe.paused = self.reason
+            probes.hold(probe, self.reason)
 
     def _subject(self) -> list[Probe]:
         return [each for each in list(self._everything()) if each.check_load and each.state == "installed"]
@@ -152,10 +164,12 @@ class Governor:
             self._owner = 0
 
     def _look_guarded(self) -> None:
+        used_ns = thread_ns()
         try:
             self.look()
         except Exception as error:
             guard.report("governor", error)
+        self.busy_ns += thread_ns() - used_ns
 
     def look(self) -> None:
         """Look once; pause or resume when it is time to."""
@@ -183,7 +197,7 @@ class Governor:
             telling.send_session("resumed", measurements, reason=self.judge.below(reading), probes=held)
         self.on_change()
 
-    def _hold(self, reason: str) -> int:
+    def _hold(self, reason: str, wake: bool = True) -> int:
         """Pause every probe that minds the load, or with "" let them go on; return how many."""
         subject = self._subject()
         for each in subject:
@@ -194,7 +208,7 @@ class Governor:
         else:
             for gate in timed:
                 recorder.watch.add(gate)  # type: ignore[arg-type]
-            if timed and recorder.idle:
+            if timed and wake and recorder.idle:
                 recorder.wake()
         return len(subject)
 

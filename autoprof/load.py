@@ -231,9 +231,14 @@ class Meter:
         return f"the machine's {format_size(machine[1])}" if machine else ""
 
 
+def _yes() -> bool:
+    """Stand in before 3.13, where there always is a GIL."""
+    return True
+
+
 def _gil_waited(before: _Sample, now: _Sample) -> float | None:
     looks = now.looks - before.looks
-    if looks < _LOOKS_MIN or not before.tasks:
+    if looks < _LOOKS_MIN or not before.tasks or not getattr(sys, "_is_gil_enabled", _yes)():
         return None
     span_ns = now.now_ns - before.now_ns
     cores = [(run - before.tasks.get(task, (0, 0))[0]) / span_ns for task, (run, _) in now.tasks.items()]
@@ -334,3 +339,27 @@ class Judge:
 
 def _percent(share: float) -> str:
     return format_share(round(share, 3))
+
+
+def outlook(cpu: float | None, memory: float | None, proc: str = "/proc") -> list[str]:
+    """Say above which load measuring pauses in processes started here, and what is in use now.
+
+    Args:
+        cpu, memory: the limits; None: never because of it.
+        proc: the folder that describes the machine; another one in tests.
+    """
+    meter = Meter(proc)
+    reading = meter.read(0)
+    lines = []
+    for name, limit, whose in (("cpu", cpu, meter.cpu_of()), ("memory", memory, meter.memory_of())):
+        if limit is None:
+            lines.append(f"{name}: never pauses (load: off)")
+        elif not whose:
+            lines.append(f"{name}: never pauses: this system tells no figure")
+        else:
+            mean = ", mean of 5 s" if name == "cpu" else f"; {_percent(reading.memory or 0.0)} is in use now"
+            again = format_share(round(lower(limit), 4))
+            lines.append(
+                f"{name}: pauses above {format_share(limit)} of {whose}, goes on below {again}{mean}"
+            )
+    return lines

@@ -85,7 +85,7 @@ class Session:
         policy = self.policy
         events.environment["env"] = policy.env if policy else os.environ.get("AUTOPROF_ENV") or "dev"
         events.environment["service"] = policy.service.get("service") if policy else None
-        calls.on_first_call = self._first_call
+        calls.on_first_call, calls.on_roused = self._first_call, self._awake
         guard.listeners.append(telling.send_internal_error)
         recorder.interval_ns = INTERVAL_NS
         if policy is None:
@@ -218,6 +218,8 @@ class Session:
             self.flusher.start()
         if self.governor.rested:
             self.governor.start()
+        if recorder.watch and recorder.idle:
+            recorder.wake()
 
     def in_child(self) -> None:
         """Start clean in a forked child: no thread, no connection, all counts at zero."""

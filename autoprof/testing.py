@@ -119,8 +119,11 @@ class force:
     def undo(self) -> None:
         """Give the probes their rates back; a second time does nothing."""
         before, self._before = self._before, []
+        governor = self._session.governor if self._session is not None else None
         for probe, rate, every_ns, check_load in before:
             probe.check_load = check_load
+            if governor is not None:
+                governor.adopt(probe)
             _set_rate(probe, rate, every_ns)
         current, self._session = self._session, None
         if current is not None and getattr(current.installer.on_installed, "__self__", None) is self:
