@@ -63,8 +63,8 @@ RUNNING_NS = 5 * SECOND_NS
 
 _LOOKS_MIN = 4
 _OTHERS_MIN, _CORES_MAX = 0.2, 1.25
-"""Cores that threads besides the busiest use, and all together, where threads wait for the GIL: more than one core
-together is work that does without it."""
+"""What threads besides the busiest use of the process's time, and the cores of all together, where threads wait for
+the GIL: more than one core together is work that does without it."""
 
 _WAITERS_MIN = 0.5
 _PRESSED_MIN = 0.1
@@ -242,7 +242,8 @@ def _gil_waited(before: _Sample, now: _Sample) -> float | None:
         return None
     span_ns = now.now_ns - before.now_ns
     cores = [(run - before.tasks.get(task, (0, 0))[0]) / span_ns for task, (run, _) in now.tasks.items()]
-    if not cores or sum(cores) > _CORES_MAX or sum(cores) - max(cores) < _OTHERS_MIN:
+    together = sum(cores)
+    if not 0 < together <= _CORES_MAX or together - max(cores) < _OTHERS_MIN * together:
         return None
     return (now.taken - before.taken) / looks
 

@@ -534,12 +534,12 @@ def test_busy_threads_wait_for_the_gil_when_they_are_two(tmp_path: Path, threads
             each.start()
         work()
         try:
-            wait(lambda: told or (len(seen) > 16 and {threads} == 1))
+            wait(lambda: told or ({threads} == 1 and len(seen) > 16 and governor.meter._taken > 5))
         finally:
             go_on = False
         if {threads} == 1:
             assert len(seen) > 16 and not told, (told, seen)
-            assert governor.meter._taken > 10, "the GIL was not even taken"
+            assert governor.meter._taken > 5, "the GIL was not even taken"
         else:
             assert told and "threads had to wait for the GIL" in told[0][1], (told, seen)
         """,
