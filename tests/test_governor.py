@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import autoprof
 from autoprof import calls, gate, load, session, signals, testing
@@ -20,6 +24,7 @@ from autoprof.governor import Governor
 from autoprof.load import PAUSED_NS
 from autoprof.policy import Policy
 from autoprof.sampler import recorder
+from autoprof.store import StoreReader
 from tests import mechanisms, pressure
 from tests.mechanisms import Loaded
 
@@ -371,6 +376,81 @@ def test_force_measures_in_spite_of_load(make: Make) -> None:
     subject.module.f()
     assert (subject.probe().calls, subject.probe().profiled) == (4, 3)
     assert subject.status().state == "paused"
+
+
+@settings(
+    max_examples=60, deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(("call", "slow", "heavy", "light")), st.integers(0, 12)), max_size=25
+    )
+)
+def test_calls_stay_exact_whatever_the_load_does(make: Make, steps: list[tuple[str, int]]) -> None:
+    subject = make()
+    f, probe, governor = subject.module.f, subject.probe(), subject.governor
+    made = measured = 0
+    for what, amount in steps:
+        if what == "call":
+            for _ in range(amount):
+                f()
+            made += amount
+            measured += 0 if governor.reason else amount
+        else:
+            subject.pressure.reading = {"heavy": HEAVY, "light": LIGHT}.get(what, subject.pressure.reading)
+            subject.clock.advance(s=amount)
+            governor.look()
+        assert (probe.calls, probe.profiled, probe.skipped) == (made, measured, {})
+        assert (subject.status().state == "paused") == bool(governor.reason) == bool(probe.paused)
+
+
+@pytest.mark.parametrize("kind", ["profile", "profile_if_slow"])
+def test_calls_stay_exact_with_threads_while_it_pauses_and_resumes(make: Make, kind: str) -> None:
+    slow = {"policy": kind, "threshold": "10s"} if kind == "profile_if_slow" else {"policy": kind}
+    subject = make(rate=0.05, **slow)
+    f, probe = subject.module.f, subject.probe()
+    f()
+    before_s, many, turns = sys.getswitchinterval(), 20_000, 0
+    sys.setswitchinterval(1e-5)
+
+    def work() -> None:
+        for _ in range(many):
+            f()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    try:
+        for each in threads:
+            each.start()
+        while any(each.is_alive() for each in threads) or turns < 20:
+            probes.hold(probe, "" if turns % 2 else "busy")
+            turns += 1
+    finally:
+        sys.setswitchinterval(before_s)
+        for each in threads:
+            each.join()
+    probes.hold(probe, "")
+    assert probe.calls == 4 * many + 1
+
+
+def test_the_store_is_told_of_a_pause_and_of_its_end(make: Make, tmp_path: Path) -> None:
+    subject = make()
+    current = session.current
+    assert current is not None
+    current.flusher.start = lambda: None  # type: ignore[method-assign]
+
+    def told() -> tuple[str, str]:
+        current.flusher.flush()
+        data = StoreReader([str(tmp_path / "out")]).select("last", stacks=False)
+        return next((each.state, each.reason) for each in data.states if each.target.endswith(":f"))
+
+    subject.module.f()
+    assert told() == ("installed", "")
+    subject.pause()
+    state, reason = told()
+    assert state == "paused" and reason.startswith("paused by load: 95% of the machine's 2 CPUs")
+    subject.resume()
+    assert told() == ("installed", "")
 
 
 # threads and forks
