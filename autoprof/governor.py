@@ -175,7 +175,7 @@ class Governor:
         """Look once; pause or resume when it is time to."""
         now_ns = monotonic_ns()
         reading = self.meter.read(now_ns)
-        if self.judge.look(reading, now_ns, self.meter.cpu_of(), self.meter.memory_of()):
+        if self.judge.look(reading, now_ns, self.meter.cpu_of, self.meter.memory_of):
             self._change(reading, now_ns)
         elif self._unsettled:
             self._unsettled = False

@@ -24,6 +24,7 @@ from autoprof.units import format_share, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NamedTuple
 
     from autoprof.cgroups import CpuLevel, MemoryLevel
@@ -105,6 +106,7 @@ class Meter:
         self._samples: deque[_Sample] = deque()
         self._looks = self._taken = 0
         self._suspected_ns: int | None = None
+        self._read_tasks = True
         self._found_ns: int | None = None
         self._cpus: frozenset[int] = frozenset()
         self._cpu_levels: list[CpuLevel] = []
@@ -177,8 +179,18 @@ class Meter:
             self._looks,
             self._taken,
             pressure_ns,
-            self._host.tasks() if self._suspects(now_ns, pressure_ns) else {},
+            self._tasks_at(now_ns, pressure_ns),
         )
+
+    def _tasks_at(self, now_ns: int, pressure_ns: int | None) -> dict[str, tuple[int, int]]:
+        """Return the threads' times, read once a second; nothing while nobody seems to wait."""
+        if not self._suspects(now_ns, pressure_ns):
+            return {}
+        if self._samples and self._samples[-1].tasks and not self._read_tasks:
+            self._read_tasks = True
+            return self._samples[-1].tasks
+        self._read_tasks = False
+        return self._host.tasks()
 
     def _suspects(self, now_ns: int, pressure_ns: int | None) -> bool:
         """Tell whether it is worth asking each thread: every file read gives the GIL away and waits for it again."""
@@ -305,12 +317,18 @@ class Judge:
             if figure is not None and limit is not None
         ]
 
-    def look(self, reading: Reading, now_ns: int, cpu_of: str = "", memory_of: str = "") -> bool:
+    def look(
+        self,
+        reading: Reading,
+        now_ns: int,
+        cpu_of: Callable[[], str] = str,
+        memory_of: Callable[[], str] = str,
+    ) -> bool:
         """Take a reading into account; tell whether to pause or to resume now: `reason` says which.
 
         Args:
             now_ns: of the monotonic clock.
-            cpu_of, memory_of: whose, for the sentence.
+            cpu_of, memory_of: say whose, for the sentence.
         """
         if self._until_ns is not None and now_ns < self._until_ns:
             return False
@@ -324,9 +342,8 @@ class Judge:
         for name, figure, limit in figures:
             if figure > limit:
                 key = "memory" if name == "memory" else "cpu"
-                said = _SENTENCES[name].format(
-                    _percent(figure), cpu_of or "the CPU", memory_of or "the memory"
-                )
+                whose = cpu_of() or "the CPU", memory_of() or "the memory"
+                said = _SENTENCES[name].format(_percent(figure), *whose)
                 self.reason = f"paused by load: {said}, above load: {key} {format_share(limit)}"
                 self._until_ns = now_ns + PAUSED_NS
                 return True

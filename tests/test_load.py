@@ -28,7 +28,7 @@ def reading(**shares: float) -> Reading:
 def test_pauses_above_and_resumes_well_below() -> None:
     judge = Judge(0.8, 0.9)
     assert not judge.look(reading(cpu=0.8, memory=0.9), 0)
-    assert judge.look(reading(cpu=0.81), SECOND_NS, "the machine's 2 CPUs")
+    assert judge.look(reading(cpu=0.81), SECOND_NS, lambda: "the machine's 2 CPUs")
     assert judge.reason == (
         "paused by load: 81% of the machine's 2 CPUs is in use (mean of 5 s), above load: cpu 80%"
     )
@@ -43,7 +43,7 @@ def test_pauses_above_and_resumes_well_below() -> None:
 def test_memory_has_its_own_limit() -> None:
     judge = Judge(0.8, 0.9)
     assert not judge.look(reading(memory=0.89), 0)
-    assert judge.look(reading(memory=0.95), 0, memory_of="the container's 512MB")
+    assert judge.look(reading(memory=0.95), 0, memory_of=lambda: "the container's 512MB")
     assert judge.reason == "paused by load: 95% of the container's 512MB is in use, above load: memory 90%"
     assert not judge.look(reading(memory=0.82), PAUSED_NS)
     assert judge.look(reading(memory=0.79), PAUSED_NS)
