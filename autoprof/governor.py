@@ -175,6 +175,8 @@ class Governor:
         """Look once; pause or resume when it is time to."""
         now_ns = monotonic_ns()
         reading = self.meter.read(now_ns)
+        if self._ended:
+            return
         if self.judge.look(reading, now_ns, self.meter.cpu_of, self.meter.memory_of):
             self._change(reading, now_ns)
         elif self._unsettled:
@@ -182,10 +184,7 @@ class Governor:
             self._hold(self.reason)  # for those whose first call ran while the others were held
 
     def _change(self, reading: Reading, now_ns: int) -> None:
-        reason = self.judge.reason
-        if self._ended:
-            return
-        self.reason = reason
+        reason = self.reason = self.judge.reason
         held = self._hold(reason)
         self._unsettled = True
         measurements: dict[str, float | None] = dict(zip(reading._fields, reading, strict=True))
@@ -201,6 +200,8 @@ class Governor:
         """Pause every probe that minds the load, or with "" let them go on; return how many."""
         subject = self._subject()
         for each in subject:
+            if self._ended:
+                return 0  # `stop` closes them, and no stopwatch may go on after it
             probes.hold(each, reason)
         timed = [gate for each in subject for gate in each.gates if gate.timer is each and not _is_new(gate)]
         if reason:

@@ -328,6 +328,24 @@ def test_stop_while_paused_gives_the_code_back(load_as: Any, clock: testing.Fake
     assert not recorder.watch and calls.on_roused is calls.nobody_roused
 
 
+def test_a_look_that_is_late_opens_nothing_after_stop(make_slow: Make) -> None:
+    subject = make_slow()
+    subject.module.f()
+    (gate_,) = subject.probe().gates
+    subject.pause()
+    read = subject.pressure.read
+
+    def stop_meanwhile(now_ns: int) -> load.Reading:
+        session.stop()
+        return read(now_ns)
+
+    subject.pressure.read = stop_meanwhile  # type: ignore[method-assign]
+    subject.resume()
+    assert subject.governor.reason == "" and not recorder.watch
+    if gate_.timed:
+        assert gate_.clock is gate.EXHAUSTED
+
+
 def test_what_stop_says_of_a_paused_probe(make: Make) -> None:
     subject = make()
     probe = subject.probe()
