@@ -336,7 +336,7 @@ def test_a_look_that_is_late_opens_nothing_after_stop(make_slow: Make) -> None:
     read = subject.pressure.read
 
     def stop_meanwhile(now_ns: int) -> load.Reading:
-        session.stop()
+        subject.governor.end()  # what `stop` does first
         return read(now_ns)
 
     subject.pressure.read = stop_meanwhile  # type: ignore[method-assign]
