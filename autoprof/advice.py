@@ -54,8 +54,19 @@ def last_run_lines(data: ReportData, target: str, given: Mapping[str, Options]) 
     for kind in [*given, *(kind for kind in rows if kind not in given)]:
         row = rows.get(kind)
         said = row_lines(row, given.get(kind)) if row else [_not_there(data, target, kind)]
+        said += _paused_lines(data, target, kind) if row else []
         lines += [f"{kind}: {said[0]}", *(f"  {line}" for line in said[1:])]
     return lines
+
+
+def _paused_lines(data: ReportData, target: str, kind: str) -> list[str]:
+    """Say that a probe was paused when it was last heard of."""
+    return [
+        f"{printable(state.reason)}: calls are counted meanwhile, and profiles come again when it is over; "
+        "check_load: false measures all the same"
+        for state in data.states
+        if state.state == "paused" and (state.target, state.policy) == (target, kind)
+    ]
 
 
 def row_lines(row: ProbeRow, options: Options | None) -> list[str]:
@@ -144,8 +155,7 @@ def load_line(policy: Policy) -> str:
     """Say above which load profiling pauses; "" when it never does."""
     limits = [("cpu", policy.load_cpu), ("memory", policy.load_memory)]
     shown = [f"{name} {format_share(limit)}" for name, limit in limits if limit is not None]
-    later = " (not active in this version)" if "load" in schema.LATER_KEYS else ""
-    return f"check_load: measuring pauses above {', '.join(shown)}{later}" if shown else ""
+    return f"check_load: measuring pauses above {', '.join(shown)}" if shown else ""
 
 
 # high overhead

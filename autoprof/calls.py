@@ -118,6 +118,30 @@ on_first_call: Callable[[Gate], None] = nobody
 """Set by the session: finds the gate's owner and starts the writer."""
 
 
+def rouse(gate_: Gate) -> Flight | None:
+    """Be `begin` of a gate whose next call is to start our threads again, measured or not; see `governor`."""
+    try:
+        gate_.begin = begin
+        on_roused()
+        retune(gate_)
+        if next(gate_.ticks, False):
+            return overtaken(gate_)
+    except (RecursionError, MemoryError):
+        gate_.begin = rouse
+        raise
+    except Exception as error:
+        guard.report("rouse", error)
+    return begin(gate_, 3)
+
+
+def nobody_roused() -> None:
+    """Stand in where there is no session."""
+
+
+on_roused: Callable[[], None] = nobody_roused
+"""Set by the session: starts the threads that ended before a fork."""
+
+
 def begin(gate_: Gate, depth: int = 2) -> Flight | None:
     """Open a call: return it to be measured, or None to run the body in place.
 
@@ -227,6 +251,8 @@ def _start(call: Flight, probes: tuple[Probe, ...], ident: int) -> bool:
     for each in probes:
         if each.expires_ns <= call.entered_ns:
             expire(each)
+        elif each.paused:
+            each.skip("paused")  # since the gate opened for this call
         elif each.policy == IF_SLOW or not each.every_ns or close_for(each, each.every_ns):
             if each.strategy is not None:
                 followed = True

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from autoprof import advice
+from autoprof import advice, load
 from autoprof.errors import PolicyErrors, StoreError, printable
 
 TYPE_CHECKING = False
@@ -42,6 +42,7 @@ def examine(environ: Mapping[str, str]) -> tuple[int, list[str]]:
         f"start     {start}",
         *(f"variable  {name}={printable(environ[name])}" for name in _VARIABLES if name in environ),
         f"policy    {said}",
+        *_labelled("load", load.outlook(policy.load_cpu, policy.load_memory) if policy else []),
         *_labelled("overhead", _overhead(output, policy)),
         *_labelled("memory", advice.memory_lines(output, policy, at_start_bytes)),
         *([f"clash     {clash}"] if clash else []),

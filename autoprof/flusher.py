@@ -43,6 +43,7 @@ class Flusher:
     def __init__(self, make_writer: Callable[[], Any]) -> None:
         self._make_writer = make_writer
         self.dropped = 0
+        self._restates = False
         self.last_error: str | None = None
         self.active: dict[Probe, Counts] = {}
         self.artefacts: list[Any] = []
@@ -126,6 +127,10 @@ class Flusher:
                 guard.count("background", error)
             self.busy_ns += clock.thread_ns() - used_ns
 
+    def restate(self) -> None:
+        """Have the state of the probes written though nothing was measured since."""
+        self._restates = True
+
     def flush(self) -> None:
         """Collect and write; failures are kept for later, told once."""
         if not self._busy.acquire(True, 2.0):
@@ -134,7 +139,9 @@ class Flusher:
         now_ns = clock.monotonic_ns()
         try:
             self._collect(now_ns)
-            if (self._unsent_probes or self._unsent_stacks or self.artefacts) and now_ns >= self._retry_ns:
+            unsent = self._unsent_probes or self._unsent_stacks or self.artefacts
+            if (unsent or (self._restates and self._writer is not None)) and now_ns >= self._retry_ns:
+                self._restates = False
                 self._write()
         except Exception as error:
             guard.report("flusher", error)

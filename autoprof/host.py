@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from _thread import allocate_lock
 from os import O_RDONLY, close, fstat, getpid, open, read
 from sys import platform
@@ -10,6 +11,8 @@ try:
     from os import pread
 except ImportError:
     pass  # Windows: there is no /proc to read either
+
+from autoprof.cgroups import text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,3 +145,115 @@ def _page_bytes() -> int:
     from os import sysconf
 
     return int(sysconf("SC_PAGE_SIZE"))
+
+
+# what the machine uses; how long threads wait for it
+
+_STAT_MAX_BYTES = 1 << 20
+_TASKS_READ = 32
+"""Threads whose waiting is looked at; more of them cost more than they tell."""
+
+
+class Host:
+    """Reads what the machine uses.
+
+    Args:
+        proc: the folder that describes the machine; another one in tests.
+    """
+
+    def __init__(self, proc: str = "/proc") -> None:
+        self._proc = proc
+
+    def cpus(self) -> frozenset[int]:
+        """Return the numbers of the CPUs that this process may run on."""
+        try:
+            return frozenset(os.sched_getaffinity(0))
+        except (AttributeError, OSError):
+            return frozenset(range(os.cpu_count() or 1))
+
+    def cpu_ticks(self, cpus: frozenset[int]) -> tuple[float, float] | None:
+        """Return (busy, busy and idle) time of these CPUs since the start, in any unit; None: no figure.
+
+        What a hypervisor takes away counts as busy.
+        """
+        text = text_of(f"{self._proc}/stat", _STAT_MAX_BYTES)
+        if text is None:
+            return None if self._proc != "/proc" or platform == "linux" else _ticks_by_psutil()
+        busy = idle = 0
+        for line in text.splitlines():
+            if not line.startswith("cpu"):
+                break
+            name, *fields = line.split()
+            if not (name[3:].isdecimal() and int(name[3:]) in cpus):
+                continue
+            ticks = [int(each) for each in fields if each.isdecimal()][:8]  # guests' time is in that of users
+            if len(ticks) >= 4:
+                waiting = sum(ticks[3:5])  # idle and iowait
+                busy += sum(ticks) - waiting
+                idle += waiting
+        return (busy, busy + idle) if busy + idle else None
+
+    def memory_bytes(self) -> tuple[int, int] | None:
+        """Return (used, all) memory of the machine; None: no figure."""
+        text = text_of(f"{self._proc}/meminfo")
+        if text is None:
+            return None if self._proc != "/proc" or platform == "linux" else _memory_by_psutil()
+        found = {}
+        for line in text.split("\n", 8)[:8]:  # they are among the first
+            name, _, rest = line.partition(":")
+            amount = rest.split()[:1]
+            if amount and amount[0].isdecimal():
+                found[name] = int(amount[0]) * 1024
+        total, available = found.get("MemTotal"), found.get("MemAvailable")
+        return (max(total - available, 0), total) if total and available is not None else None
+
+    def waited_ns(self) -> int:
+        """Return how long the calling thread has waited for a CPU so far; 0 where nothing tells."""
+        return (_run_and_wait(f"{self._proc}/thread-self/schedstat") or (0, 0))[1]
+
+    def tasks(self) -> dict[str, tuple[int, int]]:
+        """Return (time on a CPU, time waiting for one) in ns of this process's threads, by id: a bounded number."""
+        folder = f"{self._proc}/self/task"
+        try:
+            names = os.listdir(folder)[:_TASKS_READ]
+        except OSError:
+            return {}
+        read = [(name, _run_and_wait(f"{folder}/{name}/schedstat")) for name in names]
+        return {name: times for name, times in read if times is not None}
+
+    def pressure_ns(self, path: str | None = None) -> int | None:
+        """Return how long so far at least one task had to wait for a CPU, of the machine or of a group's file."""
+        for line in (text_of(path or f"{self._proc}/pressure/cpu") or "").splitlines():
+            if line.startswith("some "):
+                total = line.rpartition("total=")[2]
+                return int(total) * 1000 if total.isdecimal() else None
+        return None
+
+
+def _run_and_wait(path: str) -> tuple[int, int] | None:
+    fields = (text_of(path) or "").split()
+    if len(fields) < 2 or not (fields[0].isdecimal() and fields[1].isdecimal()):
+        return None
+    return int(fields[0]), int(fields[1])
+
+
+def _ticks_by_psutil() -> tuple[float, float] | None:
+    # Not cpu_percent: it remembers its last reading by thread, and a thread's first answer is 0.0.
+    try:
+        import psutil
+
+        times = psutil.cpu_times()
+        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        return total - times.idle - getattr(times, "iowait", 0.0), total
+    except Exception:  # ImportError, and psutil's own errors
+        return None
+
+
+def _memory_by_psutil() -> tuple[int, int] | None:
+    try:
+        import psutil
+
+        memory = psutil.virtual_memory()
+        return int(memory.total - memory.available), int(memory.total)
+    except Exception:
+        return None

@@ -113,7 +113,7 @@ def declines(gate: Gate) -> Flight | None:
 
 def forget() -> None:
     """Forget what was spliced for a session that is over, and the session itself."""
-    calls.on_first_call = calls.nobody
+    calls.on_first_call, calls.on_roused = calls.nobody, calls.nobody_roused
     _spliced.clear()
     _containers.clear()
 

@@ -85,6 +85,7 @@ class Probe:
         memory_delta_bytes: sum of what the measured calls did to rss; None where that is not measured.
         memory_counts: sums of other changes of memory since they were last taken; see `store_records.ProbeDelta`.
         durations: histogram since it was last taken; its memory is bounded, whatever the rate.
+        paused: why load keeps it from measuring, one sentence; "" while it does not.
         sampled: whether the flight recorder keeps stacks for it.
         expires_ns: moment of the monotonic clock at which its rule's `for` is over.
         turn: its one item is taken by the call that closes the gates for an `every`, and put back when they open.
@@ -113,6 +114,7 @@ class Probe:
         "memory_delta_bytes",
         "options",
         "overhead_ns",
+        "paused",
         "policy",
         "profiled",
         "rate",
@@ -141,6 +143,7 @@ class Probe:
         self.gates: tuple[Gate, ...] = ()
         self.closed_until_ns = 0
         self.turn: list[None] = NEVER_FREE
+        self.paused = ""
         self.artefact: str | None = None
         self.started_calls = 0
         self.clear()
@@ -225,11 +228,11 @@ class Probe:
         self.started_calls, self._declined_before, self._timed_before_s = -calls, -declined, -timed_s
 
     def rate_at(self, gate_: Gate) -> float:
-        """Return the share of calls a gate opens for: 0 while `every` keeps it closed or nothing is installed.
+        """Return the share of calls a gate opens for: 0 while `every` or load keeps it closed or nothing is installed.
 
         Every call is timed under `profile_if_slow`; without a stopwatch in the code the gate opens for each.
         """
-        if self.closed_until_ns or self.state != "installed":
+        if self.paused or self.closed_until_ns or self.state != "installed":
             return 0.0
         return 1.0 if self.policy == IF_SLOW and not gate_.timed else self.rate
 
@@ -310,6 +313,22 @@ class Probe:
 def retune(gate_: Gate) -> None:
     """Set a gate to what its probes want: open when any of them wants the call."""
     gate_.retune(combined_rate(gate_))
+
+
+def retime(gate_: Gate) -> None:
+    """Let a stopwatch run if its probe wants that, else stop it; calls that it is timing stay untold then."""
+    timer: Probe | None = gate_.timer
+    if timer is not None:
+        runs = not timer.paused and timer.state == "installed"
+        gate_.clock = gate.CLOCK if runs else gate.EXHAUSTED  # type: ignore[attr-defined]
+
+
+def hold(probe: Probe, reason: str) -> None:
+    """Close a probe's gates and stop its stopwatches because of load; with "" let it measure again."""
+    probe.paused = reason
+    _retune_all(probe)
+    for each in probe.gates:
+        retime(each)
 
 
 def combined_rate(gate_: Gate) -> float:

@@ -35,6 +35,13 @@ STOPWATCH_NS = 140
 """What a closed gate, and one with a stopwatch, costs a call; measured by the benchmarks, estimates here."""
 
 
+def standing_of(probe: Probe) -> tuple[str, str]:
+    """Return a probe's state and the reason, one sentence, as users see them."""
+    if probe.paused and probe.state == "installed":
+        return "paused", probe.paused
+    return probe.state, probe.reason
+
+
 class ProbeStatus(_Fields):
     """One probe: its state, why, and its numbers.
 
@@ -53,8 +60,7 @@ class ProbeStatus(_Fields):
             probe.rule,
             probe.policy,
             probe.strategy_name,
-            probe.state,
-            probe.reason,
+            *standing_of(probe),
             calls,
             probe.profiled,
             sum(probe.skipped.values()),

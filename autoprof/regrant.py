@@ -114,13 +114,11 @@ def _regrant(installer: Installer, gate: Gate) -> None:
 
 
 def _retime(gate: TimedGate, timer: Probe | None) -> None:
-    from autoprof import gate as gates
-
     if timer is None:
         gate.clock, gate.threshold, gate.timer = EXHAUSTED, float("inf"), None
     else:
         gate.time_for(timer)
-        gate.clock = gates.CLOCK
+        probes.retime(gate)
 
 
 def _retire(gate: Gate) -> None:

@@ -13,6 +13,7 @@ from autoprof import gate as gates
 from autoprof import probe as probes
 from autoprof.clock import wall_ns
 from autoprof.flusher import Flusher, close_with_multiprocessing
+from autoprof.governor import Governor
 from autoprof.installer import SPLICE, Installer
 from autoprof.reload import Watcher
 from autoprof.sampler import nothing, recorder
@@ -51,6 +52,7 @@ class Session:
         self.installer = Installer(policy, self._choose_backend, self.strategy)
         self.installer.on_installed = self._installed
         self.flusher = Flusher(self._make_writer)
+        self.governor = Governor(policy, lambda: self.installer.probes.values())
         self.started_ns = wall_ns()
         self._wire_flusher()
         self.run, self.start_folder = run.run_and_folder()
@@ -60,6 +62,7 @@ class Session:
         self._telling_later: list[Probe] | None = []
 
     def _wire_flusher(self) -> None:
+        self.governor.on_change = self.flusher.restate
         self.flusher.on_window = telling.send_sample
         self.flusher.states = Standing(self.policy, self.installer, self.started_ns).news
 
@@ -85,7 +88,7 @@ class Session:
 
     def begin(self) -> None:
         """Put the policy in force: hook imports, splice what is already imported."""
-        calls.on_first_call = self._first_call
+        calls.on_first_call, calls.on_roused = self._first_call, self._awake
         guard.listeners.append(telling.send_internal_error)
         self._name_environment()
         if self.policy is not None:
@@ -127,9 +130,12 @@ class Session:
             self.flusher.change_writer()
         if not self.installer.probes:
             recorder.stop()
+            self.governor.rest(FORK_WAIT_S)
             self.flusher.rest(FORK_WAIT_S)
+        self.governor.retarget(policy)
         for each in self.installer.probes.values():
             self._sample_at(each)
+            self.governor.adopt(each)
         self.flusher.states = Standing(policy, self.installer, wall_ns()).news
         return gone
 
@@ -177,17 +183,23 @@ class Session:
             if owner is not None:
                 gate.owner = weakref.ref(owner)
         if isinstance(gate, gates.TimedGate) and gate.timer is not None:
-            recorder.watch.add(gate)
-            if recorder.idle:
-                recorder.wake()
-        for each in {*gate.probes, gate.timer} - {None}:
+            probes.retime(gate)
+            if not gate.timer.paused:
+                recorder.watch.add(gate)
+                if recorder.idle:
+                    recorder.wake()
+        behind = {*gate.probes, gate.timer} - {None}
+        for each in behind:
             self.flusher.watch(each)
             if each.reason and each.state == "installed":
                 each.reason = ""
         probes.expire_due()
         self.flusher.start()
+        if any(each.check_load for each in behind):
+            self.governor.start()
 
     def _installed(self, probe: Probe) -> None:
+        self.governor.adopt(probe)
         # Beware: whoever imports threading first is its main thread, waited for at exit: never one of ours.
         import threading  # noqa: F401
 
@@ -232,6 +244,7 @@ class Session:
             self._hook = None
         if self.watcher is not None:
             self.watcher.rest(FORK_WAIT_S)
+        self.governor.end()
         from autoprof import live, marking
 
         marking.uninstall()
@@ -263,18 +276,25 @@ class Session:
         recorder.stop(FORK_WAIT_S)
         if self.watcher is not None:
             self.watcher.rest(FORK_WAIT_S)
+        self.governor.rest(FORK_WAIT_S)
         self._rested = self.flusher.rest(FORK_WAIT_S)
 
     def resume(self) -> None:
         """Have them start again with the parent's next measured call, if they ran."""
         # Not here: 3.13 counts the threads after this hook. The next measured call wakes the sampler, and that us.
-        recorder.on_wake = self._wake if self._rested or self.watcher is not None else nothing
+        waits = self._rested or self.governor.rested or self.watcher is not None
+        recorder.on_wake = self._awake if waits else nothing
+        self.governor.resume()
 
-    def _wake(self) -> None:
+    def _awake(self) -> None:
         if self._rested:
             self.flusher.start()
+        if self.governor.rested:
+            self.governor.start()
         if self.watcher is not None:
             self.watcher.start()
+        if recorder.watch and recorder.idle:
+            recorder.wake()
 
     def in_child(self) -> None:
         """Start clean in a forked child: no thread, no connection, all counts at zero."""
@@ -295,6 +315,8 @@ class Session:
         if self.watcher is not None:
             self.watcher.forget_thread()
             self.watcher.start()
+        self.governor.forget()
+        recorder.on_wake = self._awake if self.governor.rested else nothing
         if probes.next_turn_ns() is not None or old.active:
             self.flusher.start()
 
@@ -424,6 +446,7 @@ def _at_exit() -> None:
     if current is None:
         return
     try:
+        current.governor.rest(FORK_WAIT_S)
         current.flusher.close()
     except Exception as error:
         guard.report("exit", error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoprof import guard
 from autoprof.clock import wall_ns
+from autoprof.probe_status import standing_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class Standing:
         """Return the state of every probe and unmatched rule for the store, if it is not the one told last."""
         self._warn_of_unmatched_rules()
         probes_now = list(self.installer.probes.values())
-        states_now = [(each.state, bool(each.reason)) for each in probes_now]
+        told_now = [standing_of(each) for each in probes_now]
+        states_now = [(state, bool(reason)) for state, reason in told_now]
         signature = (len(self.installer.matched_rules), states_now)
         if signature == self._told:
             return None
@@ -37,8 +39,8 @@ class Standing:
         from autoprof.store import ProbeState
 
         states = [
-            ProbeState(each.target, each.rule, each.policy, each.strategy_name, each.state, each.reason)
-            for each in probes_now
+            ProbeState(each.target, each.rule, each.policy, each.strategy_name, state, reason)
+            for each, (state, reason) in zip(probes_now, told_now, strict=True)
         ]
         for rule in self._unmatched_rules():
             globs = ", ".join(str(each.text) for each in rule.match)

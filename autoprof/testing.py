@@ -78,7 +78,7 @@ class force:
 
     Takes effect at once: `force("shop:total")` alone is enough, `with force(...)` gives the rates back. Also
     holds for probes of the target that are installed meanwhile. Calls inside a measured call of the same
-    target stay unmeasured, as always.
+    target stay unmeasured, as always. Load does not pause it meanwhile.
 
     Args:
         target: `"module:qualname"`, or the function itself.
@@ -89,7 +89,7 @@ class force:
 
     def __init__(self, target: str | FunctionType) -> None:
         self.target = target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
-        self._before: list[tuple[Probe, float, int]] = []
+        self._before: list[tuple[Probe, float, int, bool]] = []
         self._session = session.current
         if self._session is None:
             raise LookupError(f"no probe is on {self.target!r}: autoprof is not started")
@@ -110,13 +110,20 @@ class force:
             self._force(probe)
 
     def _force(self, probe: Probe) -> None:
-        self._before.append((probe, probe.rate, probe.every_ns))
+        self._before.append((probe, probe.rate, probe.every_ns, probe.check_load))
+        probe.check_load = False
+        if probe.paused:
+            probes.hold(probe, "")
         _set_rate(probe, 1.0, 0)
 
     def undo(self) -> None:
         """Give the probes their rates back; a second time does nothing."""
         before, self._before = self._before, []
-        for probe, rate, every_ns in before:
+        governor = self._session.governor if self._session is not None else None
+        for probe, rate, every_ns, check_load in before:
+            probe.check_load = check_load
+            if governor is not None:
+                governor.adopt(probe)
             _set_rate(probe, rate, every_ns)
         current, self._session = self._session, None
         if current is not None and getattr(current.installer.on_installed, "__self__", None) is self:

@@ -53,7 +53,7 @@ def build(
 def _inactive(root: Node, settings: dict[str, object], rules: list[Rule]) -> tuple[str, ...]:
     """Return what the file asks for and this version does not do yet; off asks for nothing."""
     written = [str(key.value) for key, _ in root.pairs] if isinstance(root, Mapping) else []
-    fields = {"load": ("load_cpu", "load_memory")}
+    fields: dict[str, tuple[str, ...]] = {}
     found = []
     for name in written:
         off = all(settings.get(field, 1) in (None, ()) for field in fields.get(name, (name,)))

@@ -14,6 +14,7 @@ from autoprof.frames import DEPTH_MAX, label_of, reservoir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType, FrameType
 
     from autoprof.gate import TimedGate
@@ -72,6 +73,19 @@ class Watch:
         key = id(code)
         self._codes[key] = weakref.ref(code, lambda _: self._codes.pop(key, None))
         self._gates.append(weakref.ref(gate, self._gates_changed))
+
+    def retain(self, wanted: Callable[[TimedGate], bool]) -> None:
+        """Look no more for the calls of gates that are not wanted."""
+        kept = []
+        for each in list(self._gates):
+            gate = each()
+            if gate is None or wanted(gate):
+                kept.append(each)
+            elif gate.code is not None:
+                self._codes.pop(id(gate.code()), None)
+        self._gates[:] = kept
+        if not self._codes:
+            self.calls.clear()  # nobody looks after them now, and ids of frames are used again
 
     def _gates_changed(self, gone: weakref.ref[TimedGate]) -> None:
         try:

@@ -124,6 +124,19 @@ def test_a_policy_that_is_not_given_any_more() -> None:
     assert advice.last_run_lines(run(row(calls=9)), "other:f", {}) == []
 
 
+def test_a_probe_that_load_pauses() -> None:
+    paused = ProbeState("shop:price", "rule 1", "profile", "sample", "paused", "paused by load: 95% of it")
+    other = ProbeState("shop:price", "rule 2", "profile_memory", "memory", "paused", "of another policy")
+    data = run(row(calls=9_000, profiled=90), states=[paused, other])
+    assert advice.last_run_lines(data, "shop:price", {"profile": options()}) == [
+        "profile: 9,000 calls, 90 profiled",
+        "  paused by load: 95% of it: calls are counted meanwhile, and profiles come again when it is over; "
+        "check_load: false measures all the same",
+    ]
+    (said,) = advice.last_run_lines(run(states=[paused]), "shop:price", {"profile": options()})
+    assert said == "profile: paused: paused by load: 95% of it"
+
+
 def test_what_excludes_a_rule_and_what_to_write() -> None:
     rules = policy(
         "rules:\n"

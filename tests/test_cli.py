@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -194,6 +195,12 @@ def test_doctor() -> None:
     assert sys.version.split()[0] in done.stdout
     done = run("doctor", AUTOPROF_CONFIG="policy.yaml", AUTOPROF_ENV="prod")
     assert "policy.yaml: 1 rule, environment prod" in done.stdout
+    assert re.search(
+        r"^load      cpu: pauses above 80% of the (machine|container)'s .* CPUs?, goes", done.stdout, re.M
+    )
+    assert re.search(
+        r"^          memory: pauses above 90% of the .*; [0-9.]+% is in use now$", done.stdout, re.M
+    )
     Path("bad.yaml").write_text("version: 1\nrule: []\n")
     done = run("doctor", AUTOPROF_CONFIG="bad.yaml")
     assert done.returncode == 1

@@ -64,7 +64,8 @@ def _kind(function: object) -> int:
 # The wrappers look alike, and are written out because `begin` takes its caller's frame for the place that the
 # stack of the call ends at. They use nothing but builtins, the gate and the function: so cloudpickle can send
 # them to where autoprof is not installed. After `begin` the next tick is the one that the splice's inner call
-# would take. `tb_next` leaves the wrapper out of tracebacks: their first entry is the frame that catches.
+# would take; where another thread has just used up the ticks, the splice's inner call is counted by a `begin` of its
+# own, here by hand. `tb_next` leaves the wrapper out of tracebacks: their first entry is the frame that catches.
 
 
 def _wrap_plain(function: Callable[..., Any], gate: Gate) -> Any:
@@ -75,8 +76,8 @@ def _wrap_plain(function: Callable[..., Any], gate: Gate) -> Any:
                 call = gate.begin(gate)
             except gate.caught:
                 pass
-            if call is not None:
-                next(gate.ticks, None)
+            if call is not None and not next(gate.ticks, False):
+                gate.used += 1
         try:
             result = function(*args, **kwargs)
         except BaseException as error:
@@ -99,8 +100,8 @@ def _wrap_coroutine(function: Callable[..., Any], gate: Gate) -> Any:
                 call = gate.begin(gate)
             except gate.caught:
                 pass
-            if call is not None:
-                next(gate.ticks, None)
+            if call is not None and not next(gate.ticks, False):
+                gate.used += 1
         try:
             body = function(*args, **kwargs)
             if call is not None:
@@ -130,8 +131,8 @@ def _wrap_generator(function: Callable[..., Any], gate: Gate) -> Any:
                 call = gate.begin(gate)
             except gate.caught:
                 pass
-            if call is not None:
-                next(gate.ticks, None)
+            if call is not None and not next(gate.ticks, False):
+                gate.used += 1
         try:
             body = function(*args, **kwargs)
             if call is not None:
@@ -163,8 +164,8 @@ def _wrap_async_generator(function: Callable[..., Any], gate: Gate) -> Any:
                 call = gate.begin(gate)
             except gate.caught:
                 pass
-            if call is not None:
-                next(gate.ticks, None)
+            if call is not None and not next(gate.ticks, False):
+                gate.used += 1
         try:
             body = function(*args, **kwargs)
             if call is not None:
