@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoprof import gate
 from autoprof.clock import monotonic_ns
+from autoprof.costs import prices, purse
 from autoprof.counting import count_elements
 
 TYPE_CHECKING = False
@@ -66,6 +67,12 @@ class Probe:
 
     Attributes:
         rate: probability that a call is measured.
+        thinning: factor of the rate that the budget leaves: 1.0 = as asked, 0.0 = shed.
+        price_ns: what the purse is charged for an opened call; 0 for a probe that the budget leaves alone.
+        measured_ns: what strategies, receivers and slow calls have taken, timed each time.
+        looked: calls under `profile_if_slow` that a gate opened for.
+        weighed_calls, weighed_ns: how many calls, and how much of their time, the measured ones stand for beyond
+            themselves, since they were last taken.
         state: waiting, installed, paused, shed, disabled, failed, removed; `reason` is one sentence.
         keeps: share of the slow calls that are kept; 1 for policies other than `profile_if_slow`.
         profiled, discarded, skipped, samples, slow: counts, as the contract defines them.
@@ -96,12 +103,14 @@ class Probe:
         "gates",
         "keeps",
         "limit_ns",
+        "looked",
         "max_ns",
+        "measured_ns",
         "memory_counts",
         "memory_delta_bytes",
         "options",
-        "overhead_ns",
         "policy",
+        "price_ns",
         "profiled",
         "rate",
         "reason",
@@ -113,9 +122,14 @@ class Probe:
         "state",
         "strategy",
         "target",
+        "thinning",
         "threshold_ns",
+        "timed_calls",
+        "timed_from",
         "total_ns",
         "turn",
+        "weighed_calls",
+        "weighed_ns",
     )
 
     def __init__(
@@ -144,13 +158,16 @@ class Probe:
         self.turn: list[None] = [None] if self.every_ns else []
         self.artefact: str | None = None
         self.started_calls = 0
+        self.thinning = 1.0
+        self.price_ns = prices.open_ns
         self.clear()
 
     def clear(self) -> None:
         """Set all numbers to zero; calls are counted from here."""
         self.busy.clear()
         self.profiled = self.discarded = self.samples = self.slow = 0
-        self.total_ns = self.max_ns = self.overhead_ns = 0
+        self.total_ns = self.max_ns = self.measured_ns = self.looked = self.timed_calls = 0
+        self.weighed_calls = self.weighed_ns = 0.0
         self._skipped: dict[str, int] = {}
         self._declined_before = sum(each.declined for each in self.gates)
         self.durations: dict[int, int] = {}
@@ -158,6 +175,7 @@ class Probe:
         self.memory_delta_bytes: int | None = None
         self.memory_counts: dict[str, int] = {}
         self.started_calls = sum(each.calls for each in self.gates)
+        self.timed_from = sum(each.calls for each in self.gates if each.timer is self)
         self._timed_before_s = self._timed_s
 
     @property
@@ -181,14 +199,43 @@ class Probe:
         """Every call of the target so far, recursive ones included."""
         return sum(each.calls for each in self.gates) - self.started_calls
 
+    @property
+    def concluded(self) -> int:
+        """How many opened calls were measured to their end."""
+        return self.looked if self.policy == IF_SLOW else self.profiled + self.discarded
+
+    @property
+    def stopwatch_ns(self) -> float:
+        """What timing calls in their own frames has cost."""
+        timed = self.timed_calls - self.timed_from
+        timed += sum([each.calls for each in self.gates if each.timer is self])
+        return timed * prices.stopwatch_ns
+
+    @property
+    def opened_ns(self) -> float:
+        """What opened gates have cost."""
+        skipped = sum(self.skipped.values())
+        return self.measured_ns + self.concluded * prices.open_ns + skipped * prices.skip_ns
+
+    @property
+    def overhead_ns(self) -> int:
+        """What it has cost, closed gates aside."""
+        return int(self.opened_ns + self.stopwatch_ns)
+
+    @property
+    def weight(self) -> float:
+        """How many calls a call drawn now stands for."""
+        return 1.0 / (self.thinning or 1.0)
+
     def rate_at(self, gate_: Gate) -> float:
         """Return the share of calls a gate opens for: 0 while `every` keeps it closed or nothing is installed.
 
-        Every call is timed under `profile_if_slow`; without a stopwatch in the code the gate opens for each.
+        Every call is timed under `profile_if_slow`; without a stopwatch the gate opens for each, or for as many as
+        the budget leaves.
         """
-        if self.closed_until_ns or self.state != "installed":
+        if self.closed_until_ns or (self.state != "installed" and self.state != "shed"):
             return 0.0
-        return 1.0 if self.policy == IF_SLOW and not gate_.timed else self.rate
+        return self.thinning * (1.0 if self.policy == IF_SLOW and gate_.timer is not self else self.rate)
 
     def add(self, gate_: Gate) -> None:
         """Put the probe behind one more gate: a setter beside the getter, a redefinition."""
@@ -196,6 +243,7 @@ class Probe:
         timed = isinstance(gate_, gate.TimedGate) and self.policy == IF_SLOW
         if timed:
             gate_.time_for(self)  # type: ignore[attr-defined]
+            self.timed_from += gate_.calls
         if not timed or self.strategy is not None:
             gate_.probes = (*gate_.probes, self)
         self.started_calls += gate_.calls
@@ -225,6 +273,23 @@ class Probe:
             self.durations[index] += 1
         except KeyError:
             count_elements(self.durations, (index,))
+
+    def charge(self, spent_ns: int) -> None:
+        """Write down what a strategy, a receiver or a slow call has taken."""
+        self.measured_ns += spent_ns
+        if self.price_ns:
+            purse.left_ns -= spent_ns
+
+    def weigh(self, weight: float, duration_ns: int) -> None:
+        """Count a measured call for as many as it stands for."""
+        self.weighed_calls += weight - 1.0
+        self.weighed_ns += (weight - 1.0) * duration_ns
+
+    def take_weighed(self) -> dict[str, int]:
+        """Return what measured calls stand for beyond themselves since the last time and start anew."""
+        calls, self.weighed_calls = self.weighed_calls, 0.0
+        total_ns, self.weighed_ns = self.weighed_ns, 0.0
+        return {"calls": round(calls), "total_ns": round(total_ns)} if calls else {}
 
     def take_durations(self) -> dict[int, int]:
         """Return the histogram since the last time and start a new one."""
@@ -311,12 +376,12 @@ def expire_at(probe: Probe, moment_ns: int) -> None:
 def expire(probe: Probe) -> None:
     """End a probe whose rule's `for` is over; its calls stay counted."""
     expiring.discard(probe)
-    if probe.state == "installed":
+    if probe.state in ("installed", "shed"):
         from autoprof.units import format_duration
 
         probe.state = "disabled"
         probe.reason = f"its time is over (for: {format_duration(probe.options['for_ns'])})"
-        _retune_all(probe)
+        retune_all(probe)
 
 
 def keep_time() -> None:
@@ -325,7 +390,7 @@ def keep_time() -> None:
     for each, until_ns in list(reopen.items()):
         if until_ns <= now_ns and reopen.get(each) is until_ns:
             open_again(each)
-            _retune_all(each)
+            retune_all(each)
     expire_due()
 
 
@@ -349,7 +414,8 @@ def forget_time() -> None:
     expiring.clear()
 
 
-def _retune_all(probe: Probe) -> None:
+def retune_all(probe: Probe) -> None:
+    """Set all gates of a probe to what their probes want."""
     for each in probe.gates:
         # A gate before its first call takes the rate then: it must come to `first`, which wakes the session.
         if each.used or each.size:

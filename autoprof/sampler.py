@@ -49,6 +49,7 @@ class Sampler:
         interval_ns: the shortest interval any installed probe asks for.
         dropped: samples not kept because more than STACKS_KEPT different stacks came up between two drains.
         busy_ns: what the sampler itself has used.
+        stretch: factor of all intervals; the budget sets it.
         deadlines: key → (monotonic ns, what to call then), for strategies that stop before their call ends; looked at
             while any call is in flight.
         followed: generator-like calls whose stacks a strategy wants for itself, at an interval of its own.
@@ -63,6 +64,7 @@ class Sampler:
         self.on_wake: Callable[[], None] = nothing
         self.deadlines: dict[object, tuple[int, Callable[[], None]]] = {}
         self.idle = True
+        self.stretch = 1.0
         self._thread: Background | None = None
         self._table_lock = allocate_lock()
         self._counts: dict[tuple[Any, tuple[int, ...]], list[int]] = {}
@@ -135,15 +137,16 @@ class Sampler:
                     self.idle = False
             self.tick(moved)
 
-    def _interval_ns(self) -> int:
+    def _interval_ns(self) -> float:
         if not self.followed:
-            return self.interval_ns
-        return min([self.interval_ns, *[each.interval_ns for each in list(self.followed.values())]])
+            return self.interval_ns * self.stretch
+        shortest_ns = min([self.interval_ns, *[each.interval_ns for each in list(self.followed.values())]])
+        return shortest_ns * self.stretch
 
     def tick(self, watching: bool = False) -> None:
         """Look once at every thread with a call in flight, or with `watching` at every thread."""
         now_ns = clock.monotonic_ns()
-        weight_ns = min(now_ns - self._last_ns, 10 * self.interval_ns)
+        weight_ns = min(now_ns - self._last_ns, int(10 * self.interval_ns * self.stretch))
         self._last_ns = now_ns
         self.ticks += 1
         if not in_flight and not afloat and not watching:
@@ -246,7 +249,7 @@ class Sampler:
                     continue
                 entry = counts[probe, ids] = [0, 0]
             entry[0] += 1
-            entry[1] += weight_ns
+            entry[1] += int(weight_ns * each.weights.get(probe, 1.0)) if each.weights else weight_ns
             probe.samples += 1
             each.samples += 1
 
@@ -258,6 +261,8 @@ class Sampler:
         """
         stack = tuple([label for frame in frames if (label := reading.label_of(frame))])
         stacks = each.stacks
+        if each.weights:  # of its probes: all have a threshold, nearly always there is one
+            weight_ns = int(weight_ns * max(each.weights.values()))
         if stack and stacks is not None and (stack in stacks or len(stacks) < STACKS_A_CALL):
             sums = stacks.get(stack)
             if sums is None:

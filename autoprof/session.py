@@ -6,10 +6,11 @@ import os
 import sys
 import weakref
 
-from autoprof import arbiter, calls, compiled, events, frames, guard, run, strategies, telling
+from autoprof import arbiter, calibration, calls, compiled, events, frames, guard, run, strategies, telling
 from autoprof import flight as flights
 from autoprof import gate as gates
 from autoprof import probe as probes
+from autoprof.budget import Budget
 from autoprof.clock import wall_ns
 from autoprof.flusher import Flusher, close_with_multiprocessing
 from autoprof.installer import SPLICE, Installer
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 FORK_WAIT_S = 0.1
 INTERVAL_NS = 10_000_000
 DEFAULT_OUTPUT = "./autoprof-data"
+DEFAULT_BUDGET = 0.01
 _DEFAULT_MAX_SIZE_BYTES = 256_000_000
 _DEFAULT_MAX_AGE_NS = 7 * 86_400 * 1_000_000_000
 
@@ -48,6 +50,7 @@ class Session:
         self.installer.on_installed = self._installed
         self.flusher = Flusher(self._make_writer)
         self.started_ns = wall_ns()
+        self.budget = self._make_budget()
         self._wire_flusher()
         self.run, self.start_folder = run.run_and_folder()
         self._hook: Any = None
@@ -55,7 +58,21 @@ class Session:
 
     def _wire_flusher(self) -> None:
         self.flusher.on_window = telling.send_sample
+        self.flusher.on_period = self._reckon
         self.flusher.states = Standing(self.policy, self.installer, self.started_ns).news
+
+    def _make_budget(self) -> Budget:
+        share = self.policy.budget if self.policy else DEFAULT_BUDGET
+        return Budget(
+            share,
+            lambda: list(self.flusher.active),
+            lambda: self.flusher.busy_ns,
+            lambda: self.flusher.wake(),
+        )
+
+    def _reckon(self) -> None:
+        calibration.calibrate(self.installer)
+        self.budget.tick()
 
     def _choose_backend(self) -> Backend:
         from autoprof.rewrite import backend
@@ -185,6 +202,7 @@ class Session:
         frames.forget_labels()
         strategies.close(self.strategies.values())
         self.flusher.close()
+        self.budget.close()
         if telling.send_internal_error in guard.listeners:
             guard.listeners.remove(telling.send_internal_error)
         probes.forget_time()
@@ -212,6 +230,7 @@ class Session:
         self._wire_flusher()
         for each in self.installer.probes.values():
             each.clear()
+        self.budget.in_child()
         for each in list(old.active):
             self.flusher.watch(each)
         for strategy in self.strategies.values():

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from autoprof import calls, clock, session, signals
+from autoprof import budget, calls, clock, session, signals
 from autoprof import probe as probes
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class force:
 
     def __init__(self, target: str | FunctionType) -> None:
         self.target = target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
-        self._before: list[tuple[Probe, float, int]] = []
+        self._before: list[tuple[Probe, float, int, float]] = []
         self._session = session.current
         if self._session is None:
             raise LookupError(f"no probe is on {self.target!r}: autoprof is not started")
@@ -110,13 +110,16 @@ class force:
             self._force(probe)
 
     def _force(self, probe: Probe) -> None:
-        self._before.append((probe, probe.rate, probe.every_ns))
+        self._before.append((probe, probe.rate, probe.every_ns, probe.price_ns))
+        probe.price_ns = 0.0  # the budget leaves it alone
+        _unshed(probe)
         _set_rate(probe, 1.0, 0)
 
     def undo(self) -> None:
         """Give the probes their rates back; a second time does nothing."""
         before, self._before = self._before, []
-        for probe, rate, every_ns in before:
+        for probe, rate, every_ns, price_ns in before:
+            probe.price_ns = price_ns
             _set_rate(probe, rate, every_ns)
         current, self._session = self._session, None
         if current is not None and getattr(current.installer.on_installed, "__self__", None) is self:
@@ -129,6 +132,13 @@ class force:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.undo()
+
+
+def _unshed(probe: Probe) -> None:
+    probe.thinning = 1.0
+    if probe.state == "shed":
+        probe.state, probe.reason = "installed", ""
+        budget.start_timing(probe)
 
 
 def _set_rate(probe: Probe, rate: float, every_ns: int) -> None:
