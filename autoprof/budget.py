@@ -400,7 +400,10 @@ def run_out(gate_: Gate) -> None:
     if probe.price_ns:
         stop_timing(probe)
         probe.thinning = LEAST
-        probe.state, probe.reason = "shed", "timing its calls would take more than the budget; it is sampled instead"
+        probe.state, probe.reason = (
+            "shed",
+            "timing its calls would take more than the budget; it is sampled instead",
+        )
         purse.on_empty()
 
 

@@ -29,7 +29,9 @@ class Standing:
         """Return the state of every probe and unmatched rule for the store, if it is not the one told last."""
         self._warn_of_unmatched_rules()
         probes_now = list(self.installer.probes.values())
-        states_now = [(each.state, bool(each.reason)) for each in probes_now]
+        states_now = [
+            (each.state, each.reason if each.state == "shed" else bool(each.reason)) for each in probes_now
+        ]
         signature = (len(self.installer.matched_rules), states_now)
         if signature == self._told:
             return None

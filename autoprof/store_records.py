@@ -270,3 +270,8 @@ class ReportData:
         self.states: list[ProbeState] = []
         self.dropped = 0
         self.notices: list[str] = []
+
+    @property
+    def lived_ns(self) -> int:
+        """How long its processes have lived, added up."""
+        return sum(max((row.ended_ns or row.last_ns) - row.started_ns, 0) for row in self.processes)
