@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from autoprof import gate
 from autoprof.clock import monotonic_ns
-from autoprof.costs import prices, purse
 from autoprof.counting import count_elements
+from autoprof.spending import Spending
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,17 +62,11 @@ class Nested(Busy):
     reason = "nested"
 
 
-class Probe:
+class Probe(Spending):
     """One policy on one target.
 
     Attributes:
         rate: probability that a call is measured.
-        thinning: factor of the rate that the budget leaves: 1.0 = as asked, 0.0 = shed.
-        price_ns: what the purse is charged for an opened call; 0 for a probe that the budget leaves alone.
-        measured_ns: what strategies, receivers and slow calls have taken, timed each time.
-        looked: calls under `profile_if_slow` that a gate opened for.
-        weighed_calls, weighed_ns: how many calls, and how much of their time, the measured ones stand for beyond
-            themselves, since they were last taken.
         state: waiting, installed, paused, shed, disabled, failed, removed; `reason` is one sentence.
         keeps: share of the slow calls that are kept; 1 for policies other than `profile_if_slow`.
         profiled, discarded, skipped, samples, slow: counts, as the contract defines them.
@@ -103,14 +97,11 @@ class Probe:
         "gates",
         "keeps",
         "limit_ns",
-        "looked",
         "max_ns",
-        "measured_ns",
         "memory_counts",
         "memory_delta_bytes",
         "options",
         "policy",
-        "price_ns",
         "profiled",
         "rate",
         "reason",
@@ -122,14 +113,9 @@ class Probe:
         "state",
         "strategy",
         "target",
-        "thinning",
         "threshold_ns",
-        "timed_calls",
-        "timed_from",
         "total_ns",
         "turn",
-        "weighed_calls",
-        "weighed_ns",
     )
 
     def __init__(
@@ -158,16 +144,13 @@ class Probe:
         self.turn: list[None] = [None] if self.every_ns else []
         self.artefact: str | None = None
         self.started_calls = 0
-        self.thinning = 1.0
-        self.price_ns = prices.open_ns
-        self.clear()
+        super().__init__()
 
     def clear(self) -> None:
         """Set all numbers to zero; calls are counted from here."""
         self.busy.clear()
         self.profiled = self.discarded = self.samples = self.slow = 0
-        self.total_ns = self.max_ns = self.measured_ns = self.looked = self.timed_calls = 0
-        self.weighed_calls = self.weighed_ns = 0.0
+        self.total_ns = self.max_ns = 0
         self._skipped: dict[str, int] = {}
         self._declined_before = sum(each.declined for each in self.gates)
         self.durations: dict[int, int] = {}
@@ -175,8 +158,8 @@ class Probe:
         self.memory_delta_bytes: int | None = None
         self.memory_counts: dict[str, int] = {}
         self.started_calls = sum(each.calls for each in self.gates)
-        self.timed_from = sum(each.calls for each in self.gates if each.timer is self)
         self._timed_before_s = self._timed_s
+        super().clear()
 
     @property
     def _timed_s(self) -> float:
@@ -203,29 +186,6 @@ class Probe:
     def concluded(self) -> int:
         """How many opened calls were measured to their end."""
         return self.looked if self.policy == IF_SLOW else self.profiled + self.discarded
-
-    @property
-    def stopwatch_ns(self) -> float:
-        """What timing calls in their own frames has cost."""
-        timed = self.timed_calls - self.timed_from
-        timed += sum([each.calls for each in self.gates if each.timer is self])
-        return timed * prices.stopwatch_ns
-
-    @property
-    def opened_ns(self) -> float:
-        """What opened gates have cost."""
-        skipped = sum(self.skipped.values())
-        return self.measured_ns + self.concluded * prices.open_ns + skipped * prices.skip_ns
-
-    @property
-    def overhead_ns(self) -> int:
-        """What it has cost, closed gates aside."""
-        return int(self.opened_ns + self.stopwatch_ns)
-
-    @property
-    def weight(self) -> float:
-        """How many calls a call drawn now stands for."""
-        return 1.0 / (self.thinning or 1.0)
 
     def rate_at(self, gate_: Gate) -> float:
         """Return the share of calls a gate opens for: 0 while `every` keeps it closed or nothing is installed.
@@ -273,23 +233,6 @@ class Probe:
             self.durations[index] += 1
         except KeyError:
             count_elements(self.durations, (index,))
-
-    def charge(self, spent_ns: int) -> None:
-        """Write down what a strategy, a receiver or a slow call has taken."""
-        self.measured_ns += spent_ns
-        if self.price_ns:
-            purse.left_ns -= spent_ns
-
-    def weigh(self, weight: float, duration_ns: int) -> None:
-        """Count a measured call for as many as it stands for."""
-        self.weighed_calls += weight - 1.0
-        self.weighed_ns += (weight - 1.0) * duration_ns
-
-    def take_weighed(self) -> dict[str, int]:
-        """Return what measured calls stand for beyond themselves since the last time and start anew."""
-        calls, self.weighed_calls = self.weighed_calls, 0.0
-        total_ns, self.weighed_ns = self.weighed_ns, 0.0
-        return {"calls": round(calls), "total_ns": round(total_ns)} if calls else {}
 
     def take_durations(self) -> dict[int, int]:
         """Return the histogram since the last time and start a new one."""

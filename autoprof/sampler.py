@@ -138,8 +138,6 @@ class Sampler:
             self.tick(moved)
 
     def _interval_ns(self) -> float:
-        if not self.followed:
-            return self.interval_ns * self.stretch
         shortest_ns = min([self.interval_ns, *[each.interval_ns for each in list(self.followed.values())]])
         return shortest_ns * self.stretch
 
@@ -261,8 +259,8 @@ class Sampler:
         """
         stack = tuple([label for frame in frames if (label := reading.label_of(frame))])
         stacks = each.stacks
-        if each.weights:  # of its probes: all have a threshold, nearly always there is one
-            weight_ns = int(weight_ns * max(each.weights.values()))
+        # Nearly always one probe has a threshold, so there is one weight.
+        weight_ns = int(weight_ns * max(each.weights.values())) if each.weights else weight_ns
         if stack and stacks is not None and (stack in stacks or len(stacks) < STACKS_A_CALL):
             sums = stacks.get(stack)
             if sums is None:

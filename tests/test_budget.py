@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import statistics
 import sys
@@ -206,8 +207,8 @@ def test_it_settles_within_seconds_and_does_not_oscillate(offered_s: int) -> Non
     process.run(lambda _: offered_s, 30)
     settled = process.factors[1500:]
     assert max(settled) / min(settled) < 1.3
-    turns = [now - before for before, now in zip(settled, settled[1:], strict=False) if now != before]
-    assert sum((one > 0) != (other > 0) for one, other in zip(turns, turns[1:], strict=False)) <= 3
+    turns = [now - before for before, now in itertools.pairwise(settled) if now != before]
+    assert sum((one > 0) != (other > 0) for one, other in itertools.pairwise(turns)) <= 3
 
 
 def test_a_burst_after_quiet_is_bounded() -> None:
