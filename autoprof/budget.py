@@ -121,6 +121,24 @@ class Budget:
             purse.on_empty = self._empty
         self._level_ns = purse.left_ns
 
+    def change(self, share: float | None) -> None:
+        """Put another share in force; what was saved or owed is forgotten."""
+        if share != self.share:
+            self.close()
+            self.share = share
+            self._open()
+            for each in self._active():
+                if share is None:
+                    self._free(each)
+
+    def _free(self, probe: Probe) -> None:
+        if probe.state == "shed":
+            probe.state = "installed"
+            start_timing(probe)
+        if probe.state == "installed" and probe.thinning != 1.0:
+            probe.thinning, probe.reason = 1.0, ""
+            retune_all(probe)
+
     def close(self) -> None:
         """Bound nothing any more."""
         purse.open()

@@ -21,10 +21,10 @@ class Prices:
         open_ns: one call that is sampled, beyond what its strategy and receivers take.
         skip_ns: one call that found its gate open and is not measured.
         stopwatch_ns: one call that is timed in its own frame (`profile_if_slow`).
-        measured: False while these are the usual figures, not this machine's.
+        rounds: how often they were measured here; 0 while these are the usual figures.
     """
 
-    __slots__ = ("measured", "open_ns", "skip_ns", "stopwatch_ns")
+    __slots__ = ("open_ns", "rounds", "skip_ns", "stopwatch_ns")
 
     def __init__(self) -> None:
         self.forget()
@@ -32,7 +32,7 @@ class Prices:
     def forget(self) -> None:
         """Go back to the usual figures."""
         self.open_ns, self.skip_ns, self.stopwatch_ns = 3_000.0, 1_200.0, 150.0
-        self.measured = False
+        self.rounds = 0
 
 
 class Purse:

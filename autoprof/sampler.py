@@ -259,7 +259,6 @@ class Sampler:
         """
         stack = tuple([label for frame in frames if (label := reading.label_of(frame))])
         stacks = each.stacks
-        # Nearly always one probe has a threshold, so there is one weight.
         weight_ns = int(weight_ns * max(each.weights.values())) if each.weights else weight_ns
         if stack and stacks is not None and (stack in stacks or len(stacks) < STACKS_A_CALL):
             sums = stacks.get(stack)

@@ -32,19 +32,27 @@ offered, kind, output = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 settings = {"version": 1, "load": "off", "reload": "off", "output": output, "rules": []}
 session.start({**settings, "budget": "off"})
 more = {"threshold_ns": 10**8} if kind == "profile_if_slow" else {}
-opened = spliced_at_import(1.0)
-timed = spliced_at_import(1.0, "profile_if_slow", threshold_ns=10**8)
-best = by_turns({"plain": fresh(), "opened": opened, "timed": timed}, 5_000, 15)
-opened_ns, timed_ns = best["opened"] - best["plain"], best["timed"] - best["plain"]
+def prices():
+    session.start({**settings, "budget": "off"})
+    opened = spliced_at_import(1.0)
+    timed = spliced_at_import(1.0, "profile_if_slow", threshold_ns=10**8)
+    best = by_turns({"plain": fresh(), "opened": opened, "timed": timed}, 300, 60)
+    return best["opened"] - best["plain"], best["timed"] - best["plain"]
+
+first_prices = prices()
 session.start({**settings, "budget": "1%"})
 target = spliced_at_import(1.0, kind, **more)
 (probe,) = session.current.installer.probes.values()
 flusher = session.current.flusher
 
-def spent():
+def counts():
     opened = probe.looked if kind == "profile_if_slow" else probe.profiled
     stopwatch = probe.timed_calls + sum(each.calls for each in probe.gates if each.timer is probe)
-    return opened * opened_ns + stopwatch * timed_ns + recorder.busy_ns + flusher.busy_ns
+    return opened, stopwatch, recorder.busy_ns + flusher.busy_ns
+
+def share(before, after, seconds):
+    opened, timed, busy_ns = [later - sooner for sooner, later in zip(before, after)]
+    return (opened * opened_ns + timed * timed_ns + busy_ns) / seconds / 1e9
 
 def drive(seconds):
     began, done, passed = time.perf_counter(), 0, 0.0
@@ -61,15 +69,17 @@ target(0)
 while not flusher.busy_ns:
     time.sleep(0.05)
 time.sleep(0.6)
-before = spent()
-done, passed = drive(10.0)
-first_s = passed
-first = (spent() - before) / first_s / 1e9
-before = spent()
-done, passed = drive(10.0)
-later = (spent() - before) / passed / 1e9
-print(json.dumps({"first": first, "later": later, "offered": done / passed, "opened_ns": opened_ns, "believed_ns": costs.prices.open_ns,
-                  "timed_ns": timed_ns, "believed_timed_ns": costs.prices.stopwatch_ns}))
+points = [counts()]
+spans = []
+for _ in range(2):
+    done, passed = drive(10.0)
+    points.append(counts())
+    spans.append(passed)
+opened_ns, timed_ns = map(min, first_prices, prices())
+first, later = share(points[0], points[1], spans[0]), share(points[1], points[2], spans[1])
+print(json.dumps({"first": first, "later": later, "offered": done / passed, "opened_ns": opened_ns,
+                  "believed_ns": costs.prices.open_ns, "timed_ns": timed_ns,
+                  "believed_timed_ns": costs.prices.stopwatch_ns}))
 session.stop()
 """
 
