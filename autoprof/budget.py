@@ -11,7 +11,7 @@ level is *shed*: sampled for a while, its stopwatch closed.
 Each sampled call carries the factor it was drawn with, and counts for as many in every estimate.
 
 At the start the purse holds three seconds' worth in advance (at 1 %: some 10 000 sampled calls), which the first ten
-seconds pay back; later it gathers at most a second and a half.
+seconds pay back; later it gathers at most 1.2 seconds' worth.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 ADVANCE_S = 3.0
 REPAY_S = 10.0
-SAVED_S = 1.5
+SAVED_S = 1.2
 TARGET_S = 0.5
 """Seconds of budget: the purse at the start, the time that pays it back, its size later, and the level it is led to."""
 

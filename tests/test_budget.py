@@ -193,7 +193,7 @@ class SimulatedProbe:
 
 
 @pytest.mark.parametrize("offered_s", [10_000, 100_000, 1_000_000])
-@pytest.mark.parametrize("price_ns", [1_500, 3_000, 9_000])
+@pytest.mark.parametrize("price_ns", [1_500, 4_500])
 def test_ten_seconds_mean_under_the_budget_whatever_is_offered(offered_s: int, price_ns: float) -> None:
     process = Process(0.01, price_ns=price_ns)
     process.run(lambda _: offered_s, 25)
@@ -249,15 +249,15 @@ def test_without_pressure_nothing_is_cut() -> None:
     assert set(process.factors) == {1.0}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
-    st.lists(st.sampled_from([0, 300, 5_000, 50_000, 400_000]), min_size=3, max_size=8),
-    st.floats(1_000, 8_000),
+    st.lists(st.sampled_from([0, 300, 5_000, 50_000, 400_000]), min_size=3, max_size=6),
+    st.floats(1_500, 4_500),
 )
 def test_any_course_of_load_keeps_to_the_budget(course: list[int], price_ns: float) -> None:
     process = Process(0.01, price_ns=price_ns)
-    process.run(lambda now_s: course[min(int(now_s / 3), len(course) - 1)], 3 * len(course) + 12)
-    assert process.worst_mean(10) <= 0.01 * 1.25
+    process.run(lambda now_s: course[min(int(now_s / 3), len(course) - 1)], 3 * len(course) + 8)
+    assert process.worst_mean(10) <= 0.01 * 1.2
 
 
 def test_weights_stand_for_all_calls() -> None:
