@@ -680,3 +680,12 @@ def test_a_forked_child_has_its_own_budget(loaded: Any) -> None:
     session.current.in_child()  # what the child does
     assert purse.left_ns == purse_at_start()
     assert not the_budget().accounts
+
+
+def test_calls_that_are_not_measured_pay_too(loaded: Any) -> None:
+    """Recursion: inside a measured call every gate opens in vain, at a third of the price."""
+    module = loaded()
+    module.f(act=lambda: [module.f() for _ in range(60_000)])
+    probe = module.probe("f")
+    assert (probe.calls, probe.profiled) == (60_001, 1)
+    assert probe.skipped["nested"] <= purse_at_start() / prices.skip_ns + 50
