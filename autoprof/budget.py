@@ -107,10 +107,14 @@ class Budget:
 
     def _open(self) -> None:
         self._started_ns = self._last_ns = clock.monotonic_ns()
-        self._spent_ns = 0.0
         self._background_s = 0.0
         self._sampler_s = 0.0
-        self._background_before_ns = self._sampler_before_ns = 0
+        self._sampler_before_ns = recorder.busy_ns
+        self._writer_started_ns = self._busy_ns()
+        self._background_before_ns = recorder.busy_ns + self._writer_started_ns
+        self._spent_ns = self._background_before_ns + sum(
+            each.opened_ns + each.stopwatch_ns for each in self._active()
+        )
         self._cost_ns = 0
         self._loan_ns = 0.0
         purse.open()
@@ -192,11 +196,11 @@ class Budget:
                 spent_ns += opened_ns + each.stopwatch_ns
         sampler_ns, writer_ns = recorder.busy_ns, self._busy_ns()
         background_ns = sampler_ns + writer_ns
-        if not self._background_before_ns and background_ns:
+        if not self._loan_ns and writer_ns > self._writer_started_ns:
             # Loading the writer and making its file cannot be cut, so it is lent, and paid back in a minute.
-            self._loan_ns = float(background_ns)
-            self._spent_ns += background_ns
-            self._background_before_ns = background_ns
+            self._loan_ns = float(writer_ns - self._writer_started_ns)
+            self._spent_ns += self._loan_ns
+            self._background_before_ns += writer_ns - self._writer_started_ns
         fade = exp(-span_s / MEMORY_S)
         new_s = max(background_ns - self._background_before_ns, 0) / span_s
         self._background_s = self._background_s * fade + new_s * (1.0 - fade)
