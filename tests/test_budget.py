@@ -374,6 +374,7 @@ def test_estimates_stay_right_while_the_rate_changes(loaded: Any, tmp_path: Path
     assert unweighted > 2 * true_ms * 1e6  # what the weights are for
 
 
+@pytest.mark.skipif(WEBASSEMBLY, reason="no threads there")
 def test_stacks_are_weighed_with_the_rate_their_call_was_drawn_with(loaded: Any) -> None:
     module = loaded()
     probe = module.probe("f")
@@ -499,6 +500,7 @@ def test_the_hook_of_a_tracing_strategy_is_paid_for(loaded: Any) -> None:
     assert probe.overhead_ns > 3_000 * 200
 
 
+@pytest.mark.skipif(WEBASSEMBLY, reason="no threads there")
 def test_rendering_on_the_worker_is_paid_by_its_probe(loaded: Any) -> None:
     module = loaded("def f():\n    return sorted(range(9))\n", strategy="call_graph", **{"async": True})
     probe = module.probe("f")
@@ -619,6 +621,7 @@ def test_reports_show_what_was_paid(loaded: Any, tmp_path: Path) -> None:
 # threads, children, the real background
 
 
+@pytest.mark.skipif(WEBASSEMBLY, reason="no threads there")
 def test_threads_share_the_purse_and_counts_stay_exact(loaded: Any) -> None:
     module = loaded()
 
