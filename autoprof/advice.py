@@ -6,7 +6,7 @@ import os
 
 from autoprof import schema
 from autoprof.errors import printable
-from autoprof.probe_status import GATE_NS, STOPWATCH_NS
+from autoprof.probe_status import GATE_NS
 from autoprof.store_file import store_files
 from autoprof.units import format_duration, format_share, format_size
 
@@ -165,7 +165,7 @@ class Cost:
     """What one row of a run has cost.
 
     Attributes:
-        gate_ns: Estimate for the closed gate, or the stopwatch, which every call passes.
+        gate_ns: Estimate for the closed gate, which every call passes.
         share: Of the time the run's processes lived.
     """
 
@@ -173,23 +173,18 @@ class Cost:
 
     def __init__(self, row: ProbeRow, lived: int) -> None:
         self.row = row
-        self.gate_ns = row.calls * (STOPWATCH_NS if row.policy == "profile_if_slow" else GATE_NS)
+        self.gate_ns = row.calls * GATE_NS
         self.share = self.total_ns / max(lived, 1)
 
     @property
     def total_ns(self) -> int:
-        """Opened gates and closed ones."""
+        """Opened gates, stopwatches and closed gates."""
         return self.row.overhead_ns + self.gate_ns
-
-
-def lived_ns(data: ReportData) -> int:
-    """Return how long the processes of a run have lived, added up."""
-    return sum(max((row.ended_ns or row.last_ns) - row.started_ns, 0) for row in data.processes)
 
 
 def costs(data: ReportData) -> list[Cost]:
     """Return what each row has cost, the costliest first."""
-    lived = lived_ns(data)
+    lived = data.lived_ns
     return sorted((Cost(row, lived) for row in data.probes), key=lambda cost: (-cost.total_ns, cost.row.key))
 
 
@@ -201,7 +196,7 @@ def cost_lines(data: ReportData, policy: Policy | None) -> list[str]:
     shared_ns = max(
         sum(row.overhead_ns for row in data.processes) - sum(row.overhead_ns for row in data.probes), 0
     )
-    shared = shared_ns / max(lived_ns(data), 1)
+    shared = shared_ns / max(data.lived_ns, 1)
     total = shared + sum(cost.share for cost in found)
     lines = [f"{_share(total)} of the time of the last run; {format_share(budget)} is the budget"]
     worth = [cost for cost in found if cost.share >= budget * _WORTH_CURING]
@@ -211,6 +206,11 @@ def cost_lines(data: ReportData, policy: Policy | None) -> list[str]:
         about = f"{_share(cost.share)} {name}: {format_duration(cost.total_ns)} for {cost.row.calls:,} calls"
         lines.append(f"{about}; to lower it: {cure(cost, allowed)}" if cost in worth else about)
     lines.append(f"{_share(shared)} the sampler and the writer: {format_duration(shared_ns)}")
+    lines += [
+        f"shed: {printable(each.target)}: {printable(each.reason)}"
+        for each in data.states
+        if each.state == "shed"
+    ]
     return lines
 
 

@@ -12,7 +12,9 @@ from _thread import get_ident
 from sys import _getframe, getprofile, gettrace, modules
 
 from autoprof import arbiter, flight, gate, guard, telling
+from autoprof.budget import cut, run_out
 from autoprof.clock import monotonic_ns
+from autoprof.costs import prices, purse
 from autoprof.declining import decline, has_gate, overtaken
 from autoprof.ends import stop_strategies
 from autoprof.flight import Flight, drop, push
@@ -162,12 +164,16 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
         if code is None:
             for each in probes:
                 each.skip(reason or "error")
-            return decline(gate_)
+            return _decline(gate_, probes)
         call = _take_off(gate_, code, probes, ident, entered_ns, depth)
         if call is None:
-            return decline(gate_)
+            return _decline(gate_, probes)
         started_ns = call.started_ns = monotonic_ns()
-        probes[0].overhead_ns += started_ns - entered_ns
+        purse.left_ns -= probes[0].price_ns
+        if call.states:
+            probes[0].charge(started_ns - entered_ns)
+        if purse.left_ns < 0.0:
+            cut(gate_)
     except BaseException as error:
         if call is not None and call.states:
             stop_strategies(call, 0, False)
@@ -178,6 +184,16 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
     if not gate_.arm(1):
         gate_.used -= 1  # the inner call takes a tick of its own
     return call
+
+
+def _decline(gate_: Gate, probes: tuple[Probe, ...]) -> Flight | None:
+    if not probes and gate_.timer is not None:
+        run_out(gate_)
+    elif probes and probes[0].price_ns:
+        purse.left_ns -= prices.skip_ns
+        if purse.left_ns < 0.0:
+            cut(gate_)
+    return decline(gate_)
 
 
 def _take_off(
@@ -193,7 +209,7 @@ def _take_off(
     call.function = call.living = call.watches = call.states = call.result = None
     call.returned = flight.UNKNOWN
     call.samples = call.suspended_ns = 0
-    call.stacks = None
+    call.stacks = call.weights = None
     call.done = False
     limit_ns = 0
     for each in probes:
@@ -201,6 +217,8 @@ def _take_off(
             limit_ns = each.limit_ns
         if each.threshold_ns is not None and each.sampled:
             call.stacks = {}
+        if each.thinning != 1.0:
+            call.weights = {**(call.weights or {}), each: each.weight}
     call.limit_ns = limit_ns
     try:
         call.caller = _getframe(depth)
@@ -302,7 +320,7 @@ def _start_strategies(call: Flight) -> bool:
 
 def _wants_profile(gate_: Gate, probe: Probe) -> bool:
     """Tell whether this call is one of the share whose slow ones are kept; only asked where every call is timed."""
-    if probe.policy != IF_SLOW or gate_.timed:
+    if probe.policy != IF_SLOW or gate_.timer is probe:
         return True
     return gate._random.random() < probe.keeps
 

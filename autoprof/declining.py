@@ -64,6 +64,7 @@ def stand_in(gate_: Gate) -> Flight | None:
     call.ident = call.started_ns = call.entered_ns = call.samples = call.suspended_ns = call.limit_ns = 0
     call.generation = flight.generation
     call.caller = call.function = call.living = call.watches = call.states = call.result = call.stacks = None
+    call.weights = None
     call.done = True
     return call
 

@@ -71,7 +71,6 @@ def _watch(call: Flight, result: Any, ended_ns: int) -> None:
     call.living = weakref.ref(result, ended)
     call.watches = weakref.ref(function, ended)
     afloat[id(call)] = call  # last: the sampler may look at it from here on
-    call.probes[0].overhead_ns += monotonic_ns() - ended_ns
 
 
 def _end_noticed(call: Flight, _: object) -> None:
@@ -133,21 +132,25 @@ def conclude(call: Flight, ended_ns: int, result: str | None, error: BaseExcepti
         return
     call.done = True
     duration_ns = ended_ns - call.started_ns
-    extra = stop_strategies(call, duration_ns) if call.states else _NOTHING
+    timed = call.states is not None
+    extra = stop_strategies(call, duration_ns) if timed else _NOTHING
     for each in call.probes:
         if each.policy == IF_SLOW:
-            _write_slow_down(call, each, duration_ns, result, error, extra.get(each))
+            timed |= _write_slow_down(call, each, duration_ns, result, error, extra.get(each))
             continue
         if each.threshold_ns is not None and duration_ns < each.threshold_ns:
             each.discarded += 1
             continue
         # Beware: at the recursion limit a call deeper is a level too many.
         each.record(duration_ns)
+        if call.weights:
+            each.weigh(call.weights.get(each, 1.0), duration_ns)
         if call.stacks:
             recorder.keep(each, call.stacks)
         if each.emits and "blinker" in modules:
-            telling.send_end(call.samples, each, duration_ns, result, error, extra.get(each) or {})
-    call.probes[0].overhead_ns += monotonic_ns() - ended_ns
+            timed |= telling.send_end(call.samples, each, duration_ns, result, error, extra.get(each) or {})
+    if timed:
+        call.probes[0].charge(monotonic_ns() - ended_ns)
 
 
 def _write_slow_down(
@@ -157,27 +160,31 @@ def _write_slow_down(
     result: str | None,
     error: BaseException | None,
     found: dict[str, Any] | None,
-) -> None:
-    """Count a call under `profile_if_slow`, and tell receivers if it was slow.
+) -> bool:
+    """Count a call under `profile_if_slow`, and tell receivers if it was slow; was anybody told?
 
     Args:
         found: what the probe's strategy measured; None without one.
     """
     # Of a generator only its own time counts, as closely as the sampler's looks can tell.
     duration_ns = max(duration_ns - call.suspended_ns, 0)
+    probe.looked += 1
+    if call.weights:
+        probe.weigh(call.weights.get(probe, 1.0), duration_ns)
     if probe.threshold_ns is not None and duration_ns < probe.threshold_ns:
         if found is not None:
             probe.discarded += 1
-        if not call.gate.timed:
+        if call.gate.timer is not probe:
             probe.total_ns += duration_ns
-        return
+        return False
     kept = slow_is_kept(call, probe, duration_ns, found is not None)
     if kept:
         probe.profiled += 1
         if call.stacks:
             recorder.keep(probe, call.stacks)
     if probe.emits and "blinker" in modules:
-        telling.send_end(call.samples, probe, duration_ns, result, error, found or {}, kept)
+        return telling.send_end(call.samples, probe, duration_ns, result, error, found or {}, kept)
+    return False
 
 
 def slow_is_kept(call: Flight, probe: Probe, duration_ns: int, measured: bool) -> bool:

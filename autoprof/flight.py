@@ -25,6 +25,7 @@ class Flight:
         caller: the frame that made the call; tells the sampler where this call's own stack ends.
         generation: of the process (forks count up): a child does not finish its parent's measurements.
         stacks: labels, root first → [samples, weight in nanoseconds], of a call that may yet be thrown away.
+        weights: of the probes whose rates the budget had cut when the call was drawn: how many calls it stands for.
         suspended_ns: how long a generator was seen between two resumptions: its consumer's time.
         living: the generator-like object, as a weak reference.
         returned: what a plain function has returned, while the strategies stop; UNKNOWN at all other times.
@@ -52,6 +53,7 @@ class Flight:
         "states",
         "suspended_ns",
         "watches",
+        "weights",
     )
 
     code: CodeType
@@ -73,6 +75,7 @@ class Flight:
     returned: Any
     watches: Any
     done: bool
+    weights: dict[Any, float] | None
 
 
 def has_ended(flight: Flight | None) -> bool:

@@ -11,7 +11,7 @@ from autoprof import clock, guard
 from autoprof import probe as probes
 from autoprof.background import Background
 from autoprof.errors import StoreError
-from autoprof.sampler import recorder
+from autoprof.sampler import nothing, recorder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from autoprof.probe import Probe
 
 PERIOD_S = 0.5
+SOONEST_FLUSH_NS = 400_000_000
 RETRY_S = 5.0
 STACKS_HELD = 20_000
 JOBS_HELD = 16
@@ -49,12 +50,14 @@ class Flusher:
         self.artefacts: list[Any] = []
         self.states: Callable[[], list[Any] | None] = _no_news
         self.on_window: Callable[[Probe, int, float], None] = _nobody
+        self.on_period: Callable[[], None] = nothing
         self._jobs: deque[Callable[[], object]] = deque()
         self._unsent_probes: list[Any] = []
         self._unsent_stacks: dict[Any, tuple[int, int]] = {}
         self._sampled: dict[Probe, int] = {}
         self._writer: Any = None
         self._busy = allocate_lock()
+        self._flushed_ns = 0
         self._thread: Background | None = None
         self._closed = False
         self._retry_ns = 0
@@ -78,6 +81,12 @@ class Flusher:
             thread.stop(wait_s)
         return thread is not None
 
+    def wake(self) -> None:
+        """Have `on_period` called now instead of with the next flush."""
+        thread = self._thread
+        if thread is not None:
+            thread.wake()
+
     def watch(self, probe: Probe) -> None:
         """Count a probe's numbers from now on."""
         if probe not in self.active:
@@ -89,10 +98,21 @@ class Flusher:
             probes.keep_time()
             if postponed < POSTPONED_MAX and _memory_is_traced():
                 postponed += 1
+                self._tick()
                 continue
             postponed = 0
             self._work()
-            self.flush()
+            if clock.monotonic_ns() - self._flushed_ns >= SOONEST_FLUSH_NS:
+                self.flush()
+            self._tick()
+
+    def _tick(self) -> None:
+        used_ns = clock.thread_ns()
+        try:
+            self.on_period()
+        except Exception as error:
+            guard.count("budget", error)
+        self.busy_ns += clock.thread_ns() - used_ns
 
     def _pause_s(self) -> float:
         pause_s = PERIOD_S
@@ -136,7 +156,7 @@ class Flusher:
         if not self._busy.acquire(True, 2.0):
             return
         used_ns = clock.thread_ns()
-        now_ns = clock.monotonic_ns()
+        now_ns = self._flushed_ns = clock.monotonic_ns()
         try:
             self._collect(now_ns)
             unsent = self._unsent_probes or self._unsent_stacks or self.artefacts
@@ -179,8 +199,8 @@ class Flusher:
             memory_bytes := probe.memory_delta_bytes,
         )
         durations, callees = probe.take_durations(), probe.take_callees()
-        memory_counts = probe.take_memory_counts()
-        if now == before and not durations and not callees and not memory_counts:
+        memory_counts, weighed = probe.take_memory_counts(), probe.take_weighed()
+        if now == before and not durations and not callees and not memory_counts and not weighed:
             return
         from autoprof.store import ProbeDelta
 
@@ -197,13 +217,14 @@ class Flusher:
             slow=now[3] - before[3],
             samples=now[4] - before[4],
             total_ns=now[5] - before[5],
-            overhead_ns=now[6] - before[6],
+            overhead_ns=max(now[6] - before[6], 0),
             skipped={reason: count for reason, count in skipped.items() if count},
             durations=durations,
             max_ns=probe.max_ns,
             memory_delta_bytes=memory_bytes if memory_bytes is None else memory_bytes - (before[8] or 0),
             callees=callees,
             memory_counts=memory_counts,
+            weighed=weighed,
         )
         self._unsent_probes.append(delta)
         if len(self._unsent_probes) > 2 * len(self.active) + 100:
@@ -301,7 +322,7 @@ def merged(deltas: list[Any]) -> list[Any]:
         first.max_ns = max(first.max_ns, each.max_ns)
         if each.memory_delta_bytes is not None:
             first.memory_delta_bytes = (first.memory_delta_bytes or 0) + each.memory_delta_bytes
-        for name in ("skipped", "durations", "callees", "memory_counts"):
+        for name in ("skipped", "durations", "callees", "memory_counts", "weighed"):
             both = dict(getattr(first, name))
             for index, count in getattr(each, name).items():
                 both[index] = both.get(index, 0) + count

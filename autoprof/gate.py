@@ -218,6 +218,10 @@ CLOCK: Iterator[float] = starmap(perf_counter, repeat(()))
 """Seconds of the clock that durations are measured with, one a step; read in C, unseen by tracers."""
 
 
+timed_at_most = FOREVER
+"""Calls that a gate with a stopwatch lets through until somebody looks; the budget sets it."""
+
+
 class TimedGate(Gate):
     """A gate whose function times each of its calls: see `rewrite.stopwatch`.
 
@@ -259,6 +263,17 @@ class TimedGate(Gate):
         """Have a probe told of the calls that are slower than its threshold."""
         self.timer = probe
         self.threshold = probe.threshold_ns / 1e9
+
+    def retune(self, rate: float) -> None:
+        """Sample each call with another probability; without one, open when too many were timed unseen."""
+        super().retune(rate)
+        if self.scale is None and self.timer is not None:
+            self.allow(timed_at_most)
+
+    def allow(self, calls: int) -> None:
+        """Have the gate open after so many calls more; for one that samples none."""
+        if calls < FOREVER:
+            self.swap(repeat(True, calls), calls)
 
     def close(self) -> None:
         """Let every call through unmeasured and untimed; calls stay counted."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PERIOD_S = 0.5
 DEFAULT_CPU, DEFAULT_MEMORY = 0.8, 0.9
+MEASURING = ("installed", "shed")
 _PERIOD_NS = int(PERIOD_S * 1e9)
 
 
@@ -148,7 +149,7 @@ class Governor:
             probes.hold(probe, self.reason)
 
     def _subject(self) -> list[Probe]:
-        return [each for each in list(self._everything()) if each.check_load and each.state == "installed"]
+        return [each for each in list(self._everything()) if each.check_load and each.state in MEASURING]
 
     def _run(self, thread: Background) -> None:
         self._owner = get_ident()

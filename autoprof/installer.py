@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DECORATOR = "decorator"
 REMOVED_LISTED = 1_000
+MEASURING = ("installed", "shed")
 SPLICE = "splice"
 
 
@@ -128,7 +129,7 @@ class Installer:
         return [
             each
             for grant in decision.grants
-            if (each := self._probe(decision.target, grant)) is not None and each.state == "installed"
+            if (each := self._probe(decision.target, grant)) is not None and each.state in MEASURING
         ]
 
     def wanted(self, module: str, qualname: str) -> list[Probe]:
@@ -148,7 +149,7 @@ class Installer:
         for kind, options in decorated.items():
             if kind not in kinds:
                 made = self._get(f"{module}:{qualname}", DECORATOR, kind, options)
-                found += [made] if made.state == "installed" else []
+                found += [made] if made.state in MEASURING else []
         return found
 
     def _probe(self, target: str, grant: Grant) -> Probe | None:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from autoprof import gate
 from autoprof.clock import monotonic_ns
 from autoprof.counting import count_elements
+from autoprof.spending import Spending
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ NEVER_FREE: list[None] = []
 """The turn of a probe without `every`."""
 
 
-class Probe:
+class Probe(Spending):
     """One policy on one target.
 
     Attributes:
@@ -113,7 +114,6 @@ class Probe:
         "memory_counts",
         "memory_delta_bytes",
         "options",
-        "overhead_ns",
         "paused",
         "policy",
         "profiled",
@@ -146,7 +146,8 @@ class Probe:
         self.paused = ""
         self.artefact: str | None = None
         self.started_calls = 0
-        self.clear()
+        self.state = "installed"
+        super().__init__()
         self.adopt(rule, options)
 
     def adopt(self, rule: str, options: dict[str, Any]) -> None:
@@ -167,6 +168,8 @@ class Probe:
             reopen.pop(self, None)
             self.closed_until_ns = 0
             self.turn = [None] if self.every_ns else NEVER_FREE
+        if self.state == "shed":
+            self.thinning = 1.0
         self.state = "installed"
         self.reason = "" if self.calls else "waiting for its first call"
 
@@ -175,7 +178,7 @@ class Probe:
         if self.busy:
             self.busy.clear()
         self.profiled = self.discarded = self.samples = self.slow = 0
-        self.total_ns = self.max_ns = self.overhead_ns = 0
+        self.total_ns = self.max_ns = 0
         self._skipped: dict[str, int] = NO_COUNTS
         self._declined_before = sum(each.declined for each in self.gates)
         self.durations: dict[int, int] = NO_COUNTS
@@ -184,6 +187,7 @@ class Probe:
         self.memory_counts: dict[str, int] = NO_COUNTS
         self.started_calls = sum(each.calls for each in self.gates)
         self._timed_before_s = self._timed_s
+        super().clear()
 
     def prepare(self) -> None:
         """Make what counting needs: until its first call a probe has only what all of them share."""
@@ -227,14 +231,20 @@ class Probe:
         self.gates = ()
         self.started_calls, self._declined_before, self._timed_before_s = -calls, -declined, -timed_s
 
+    @property
+    def concluded(self) -> int:
+        """How many opened calls were measured to their end."""
+        return self.looked if self.policy == IF_SLOW else self.profiled + self.discarded
+
     def rate_at(self, gate_: Gate) -> float:
         """Return the share of calls a gate opens for: 0 while `every` or load keeps it closed or nothing is installed.
 
-        Every call is timed under `profile_if_slow`; without a stopwatch in the code the gate opens for each.
+        Every call is timed under `profile_if_slow`; without a stopwatch the gate opens for each, or for as many as
+        the budget leaves.
         """
-        if self.paused or self.closed_until_ns or self.state != "installed":
+        if self.paused or self.closed_until_ns or (self.state != "installed" and self.state != "shed"):
             return 0.0
-        return 1.0 if self.policy == IF_SLOW and not gate_.timed else self.rate
+        return self.thinning * (1.0 if self.policy == IF_SLOW and gate_.timer is not self else self.rate)
 
     def add(self, gate_: Gate) -> None:
         """Put the probe behind one more gate: a setter beside the getter, a redefinition."""
@@ -242,6 +252,7 @@ class Probe:
         timed = isinstance(gate_, gate.TimedGate) and self.policy == IF_SLOW
         if timed:
             gate_.time_for(self)  # type: ignore[attr-defined]
+            self.timed_from += gate_.calls
         if not timed or self.strategy is not None:
             gate_.probes = (*gate_.probes, self)
 
@@ -326,7 +337,7 @@ def retime(gate_: Gate) -> None:
 def hold(probe: Probe, reason: str) -> None:
     """Close a probe's gates and stop its stopwatches because of load; with "" let it measure again."""
     probe.paused = reason
-    _retune_all(probe)
+    retune_all(probe)
     for each in probe.gates:
         retime(each)
 
@@ -380,12 +391,12 @@ def expire_at(probe: Probe, moment_ns: int) -> None:
 def expire(probe: Probe) -> None:
     """End a probe whose rule's `for` is over; its calls stay counted."""
     expiring.discard(probe)
-    if probe.state == "installed":
+    if probe.state in ("installed", "shed"):
         from autoprof.units import format_duration
 
         probe.state = "disabled"
         probe.reason = f"its time is over (for: {format_duration(probe.options['for_ns'])})"
-        _retune_all(probe)
+        retune_all(probe)
 
 
 def keep_time() -> None:
@@ -394,7 +405,7 @@ def keep_time() -> None:
     for each, until_ns in list(reopen.items()):
         if until_ns <= now_ns and reopen.get(each) is until_ns:
             open_again(each)
-            _retune_all(each)
+            retune_all(each)
     expire_due()
 
 
@@ -426,7 +437,8 @@ def forget_time() -> None:
     expiring.clear()
 
 
-def _retune_all(probe: Probe) -> None:
+def retune_all(probe: Probe) -> None:
+    """Set all gates of a probe to what their probes want."""
     for each in probe.gates:
         # A gate before its first call takes the rate then: it must come to `first`, which wakes the session.
         if each.used or each.size:

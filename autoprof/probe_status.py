@@ -31,13 +31,12 @@ else:
     )
 
 GATE_NS = 10
-STOPWATCH_NS = 140
-"""What a closed gate, and one with a stopwatch, costs a call; measured by the benchmarks, estimates here."""
+"""What a closed gate costs a call; measured by the benchmarks, an estimate here."""
 
 
 def standing_of(probe: Probe) -> tuple[str, str]:
     """Return a probe's state and the reason, one sentence, as users see them."""
-    if probe.paused and probe.state == "installed":
+    if probe.paused and probe.state in ("installed", "shed"):
         return "paused", probe.paused
     return probe.state, probe.reason
 
@@ -46,7 +45,7 @@ class ProbeStatus(_Fields):
     """One probe: its state, why, and its numbers.
 
     `state` is waiting, installed, paused, shed, disabled, failed or removed; `overhead_ns` is what its opened gates
-    have cost, `gate_ns` an estimate of what its closed ones have.
+    and stopwatches have cost, `gate_ns` an estimate of what its closed ones have.
     """
 
     __slots__ = ()
@@ -66,5 +65,5 @@ class ProbeStatus(_Fields):
             sum(probe.skipped.values()),
             probe.discarded,
             probe.overhead_ns,
-            calls * (STOPWATCH_NS if any(each.timed for each in probe.gates) else GATE_NS),
+            calls * GATE_NS,
         )

@@ -114,6 +114,13 @@ def _regrant(installer: Installer, gate: Gate) -> None:
 
 
 def _retime(gate: TimedGate, timer: Probe | None) -> None:
+    before = gate.timer
+    if before is not timer:
+        # As `budget.stop_timing` and `start_timing` count them.
+        if before is not None:
+            before.timed_calls += gate.calls
+        if timer is not None:
+            timer.timed_calls -= gate.calls
     if timer is None:
         gate.clock, gate.threshold, gate.timer = EXHAUSTED, float("inf"), None
     else:

@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
     from autoprof.callstacks import CallStacks, Key
 
-STACKS_KEPT = 20_000
-STACKS_A_CALL = 2_000
-ADDED_HELD = 1_000
+STACKS_KEPT, STACKS_A_CALL, ADDED_HELD = 20_000, 2_000, 1_000
 COLLECTS_WHILE_ALLOCATING = sys.version_info < (3, 12)
 IDLE_AFTER_S = 0.25
 DROWSY_AFTER_S, DROWSY = 60.0, 10
@@ -49,6 +47,7 @@ class Sampler:
         interval_ns: the shortest interval any installed probe asks for.
         dropped: samples not kept because more than STACKS_KEPT different stacks came up between two drains.
         busy_ns: what the sampler itself has used.
+        stretch: factor of all intervals; the budget sets it.
         deadlines: key → (monotonic ns, what to call then), for strategies that stop before their call ends; looked at
             while any call is in flight.
         followed: generator-like calls whose stacks a strategy wants for itself, at an interval of its own.
@@ -56,13 +55,12 @@ class Sampler:
 
     def __init__(self) -> None:
         self.interval_ns = 10_000_000
-        self.dropped = 0
-        self.busy_ns = 0
-        self.ticks = 0
+        self.dropped = self.busy_ns = self.ticks = self._counted_ns = 0
         self.on_ended: Callable[[Flight, int], None] = _ignore_end
         self.on_wake: Callable[[], None] = nothing
         self.deadlines: dict[object, tuple[int, Callable[[], None]]] = {}
         self.idle = True
+        self.stretch = 1.0
         self._thread: Background | None = None
         self._table_lock = allocate_lock()
         self._counts: dict[tuple[Any, tuple[int, ...]], list[int]] = {}
@@ -112,9 +110,8 @@ class Sampler:
                 self.idle = True
 
     def _sample_until_idle(self, thread: Background) -> None:
-        first = True
-        quiet_s = 0.0
-        self._last_ns = clock.monotonic_ns()
+        first, quiet_s = True, 0.0
+        self._last_ns, self._counted_ns = clock.monotonic_ns(), clock.thread_ns()
         while thread.wanted:
             interval_s = self._interval_ns() / 1e9
             pause_s = interval_s * (_random.random() if first else 0.5 + _random.random())
@@ -135,20 +132,24 @@ class Sampler:
                     self.idle = False
             self.tick(moved)
 
-    def _interval_ns(self) -> int:
-        if not self.followed:
-            return self.interval_ns
-        return min([self.interval_ns, *[each.interval_ns for each in list(self.followed.values())]])
+    def _interval_ns(self) -> float:
+        shortest_ns = min([self.interval_ns, *[each.interval_ns for each in list(self.followed.values())]])
+        return shortest_ns * self.stretch
 
     def tick(self, watching: bool = False) -> None:
         """Look once at every thread with a call in flight, or with `watching` at every thread."""
         now_ns = clock.monotonic_ns()
-        weight_ns = min(now_ns - self._last_ns, 10 * self.interval_ns)
+        weight_ns = min(now_ns - self._last_ns, int(10 * self.interval_ns * self.stretch))
         self._last_ns = now_ns
         self.ticks += 1
-        if not in_flight and not afloat and not watching:
-            return
+        before_ns = self._counted_ns or clock.thread_ns()  # of our thread: with what waking up has taken
+        if in_flight or afloat or watching:
+            self._look_round(now_ns, weight_ns, watching)
         used_ns = clock.thread_ns()
+        self.busy_ns += max(used_ns - before_ns, 0)
+        self._counted_ns = used_ns if self._counted_ns else 0
+
+    def _look_round(self, now_ns: int, weight_ns: int, watching: bool) -> None:
         for call, stacks in list(self.followed.items()):
             if now_ns >= stacks.until_ns:
                 self.followed.pop(call, None)
@@ -162,7 +163,6 @@ class Sampler:
                     stop()
         except Exception as error:
             guard.report("sampler", error)
-        self.busy_ns += clock.thread_ns() - used_ns
 
     def _look_uncollected(self, now_ns: int, weight_ns: int, watching: bool) -> list[Flight]:
         """Look without a collection in between.
@@ -246,7 +246,7 @@ class Sampler:
                     continue
                 entry = counts[probe, ids] = [0, 0]
             entry[0] += 1
-            entry[1] += weight_ns
+            entry[1] += int(weight_ns * each.weights.get(probe, 1.0)) if each.weights else weight_ns
             probe.samples += 1
             each.samples += 1
 
@@ -258,6 +258,7 @@ class Sampler:
         """
         stack = tuple([label for frame in frames if (label := reading.label_of(frame))])
         stacks = each.stacks
+        weight_ns = int(weight_ns * max(each.weights.values())) if each.weights else weight_ns
         if stack and stacks is not None and (stack in stacks or len(stacks) < STACKS_A_CALL):
             sums = stacks.get(stack)
             if sums is None:

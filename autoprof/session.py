@@ -7,10 +7,23 @@ import sys
 import weakref
 from _thread import RLock
 
-from autoprof import arbiter, calls, compiled, events, frames, guard, loading, run, strategies, telling
+from autoprof import (
+    arbiter,
+    calibration,
+    calls,
+    compiled,
+    events,
+    frames,
+    guard,
+    loading,
+    run,
+    strategies,
+    telling,
+)
 from autoprof import flight as flights
 from autoprof import gate as gates
 from autoprof import probe as probes
+from autoprof.budget import Budget
 from autoprof.clock import wall_ns
 from autoprof.flusher import Flusher, close_with_multiprocessing
 from autoprof.governor import Governor
@@ -34,6 +47,7 @@ FORK_WAIT_S = 0.1
 CHANGE_WAIT_S = 1.0
 INTERVAL_NS = 10_000_000
 DEFAULT_OUTPUT = "./autoprof-data"
+DEFAULT_BUDGET = 0.01
 _DEFAULT_MAX_SIZE_BYTES = 256_000_000
 _DEFAULT_MAX_AGE_NS = 7 * 86_400 * 1_000_000_000
 
@@ -54,6 +68,7 @@ class Session:
         self.flusher = Flusher(self._make_writer)
         self.governor = Governor(policy, lambda: self.installer.probes.values())
         self.started_ns = wall_ns()
+        self.budget = self._make_budget()
         self._wire_flusher()
         self.run, self.start_folder = run.run_and_folder()
         self.watcher: Watcher | None = None
@@ -64,7 +79,21 @@ class Session:
     def _wire_flusher(self) -> None:
         self.governor.on_change = self.flusher.restate
         self.flusher.on_window = telling.send_sample
+        self.flusher.on_period = self._reckon
         self.flusher.states = Standing(self.policy, self.installer, self.started_ns).news
+
+    def _make_budget(self) -> Budget:
+        share = self.policy.budget if self.policy else DEFAULT_BUDGET
+        return Budget(
+            share,
+            lambda: list(self.flusher.active),
+            lambda: self.flusher.busy_ns + self.governor.busy_ns,
+            lambda: self.flusher.wake(),
+        )
+
+    def _reckon(self) -> None:
+        calibration.calibrate(self.installer)
+        self.budget.tick()
 
     def _choose_backend(self) -> Backend:
         from autoprof.rewrite import backend
@@ -133,6 +162,7 @@ class Session:
             self.governor.rest(FORK_WAIT_S)
             self.flusher.rest(FORK_WAIT_S)
         self.governor.retarget(policy)
+        self.budget.change(policy.budget)
         for each in self.installer.probes.values():
             self._sample_at(each)
             self.governor.adopt(each)
@@ -264,6 +294,7 @@ class Session:
         frames.forget_labels()
         strategies.close(self.strategies.values())
         self.flusher.close()
+        self.budget.close()
         if telling.send_internal_error in guard.listeners:
             guard.listeners.remove(telling.send_internal_error)
         probes.forget_time()
@@ -307,6 +338,7 @@ class Session:
         self._wire_flusher()
         for each in self.installer.probes.values():
             each.clear()
+        self.budget.in_child()
         for each in list(old.active):
             self.flusher.watch(each)
         for strategy in self.strategies.values():

@@ -41,6 +41,8 @@ __all__ = sorted((*events.NAMES, "connect", "disconnect"))
 
 _by_name: dict[str, blinker.Signal] = {name: blinker.signal(events.PREFIX + name) for name in events.NAMES}
 _slow_logged: set[str] = set()
+sent = 0
+"""Signals sent so far; more or less, under threads: it tells whether there was one."""
 
 
 def connect(receiver: Callable[..., Any], *names: str, sender: str | None = None, weak: bool = True) -> None:
@@ -72,6 +74,8 @@ def send(name: str, sender: str, measurements: dict[str, Any], metadata: dict[st
 
     KeyboardInterrupt alone passes. What a receiver calls is not measured.
     """
+    global sent
+    sent += 1
     signal = _by_name[name]
     ident = get_ident()
     entered = ident not in guard.suppressed

@@ -31,7 +31,7 @@ class Standing:
         self._warn_of_unmatched_rules()
         probes_now = list(self.installer.probes.values())
         told_now = [standing_of(each) for each in probes_now]
-        states_now = [(state, bool(reason)) for state, reason in told_now]
+        states_now = [(state, reason if state == "shed" else bool(reason)) for state, reason in told_now]
         signature = (len(self.installer.matched_rules), states_now)
         if signature == self._told:
             return None

@@ -70,7 +70,7 @@ def _told(
             close_for(probe, probe.every_ns)
     if probe.emits and "blinker" in modules:
         telling.send_end(samples, probe, duration_ns, result, error, {}, kept)
-    probe.overhead_ns += monotonic_ns() - entered_ns
+    probe.charge(monotonic_ns() - entered_ns)
 
 
 def _is_measured(gate_: TimedGate, probe: Probe, ident: int) -> bool:

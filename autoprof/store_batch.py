@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from autoprof.store_bounds import UPSERTS
-from autoprof.store_file import CALLEE, DURATION, MEMORY, SKIPPED
+from autoprof.store_file import CALLEE, DURATION, MEMORY, SKIPPED, WEIGHED
 from autoprof.store_records import Artefact, ProbeDelta, ProbeState, StackDelta
 
 TYPE_CHECKING = False
@@ -115,6 +115,7 @@ class Batch:
             (SKIPPED, probe.skipped),
             (CALLEE, probe.callees),
             (MEMORY, probe.memory_counts),
+            (WEIGHED, probe.weighed),
         ):
             for name, count in counts.items():
                 yield (*at, kind, self._ids.name(self._connection, name), _int(count))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 
-from autoprof.store_file import CALLEE, MEMORY, SCHEMA, SKIPPED, open_for_reading, store_files
+from autoprof.store_file import CALLEE, MEMORY, SCHEMA, SKIPPED, WEIGHED, open_for_reading, store_files
 
 _MINUTE_NS = 60_000_000_000
 _HOUR_NS = 60 * _MINUTE_NS
@@ -249,7 +249,7 @@ def _sweep(connection: sqlite3.Connection) -> None:
     )
     connection.execute(
         "DELETE FROM names WHERE id NOT IN (SELECT name FROM nodes) AND id NOT IN "
-        f"(SELECT key FROM detail_counts WHERE kind IN ('{SKIPPED}', '{CALLEE}', '{MEMORY}'))"
+        f"(SELECT key FROM detail_counts WHERE kind IN ('{SKIPPED}', '{CALLEE}', '{MEMORY}', '{WEIGHED}'))"
     )
     users = " UNION ".join(f"SELECT probe FROM {table}" for table in (*_COUNTED, "probe_states", "artefacts"))
     connection.execute(f"DELETE FROM probes WHERE id NOT IN ({users})")

@@ -79,7 +79,7 @@ CREATE TABLE artefacts(id INTEGER PRIMARY KEY, process INTEGER NOT NULL, probe I
 INSERT INTO state VALUES ('generation', 0);
 """
 
-DURATION, SKIPPED, CALLEE, MEMORY = "d", "s", "c", "m"
+DURATION, SKIPPED, CALLEE, MEMORY, WEIGHED = "d", "s", "c", "m", "w"
 """Kinds of `detail_counts`; `key` is a histogram bucket, or the id of a name."""
 
 

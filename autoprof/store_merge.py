@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from fnmatch import fnmatchcase
 
-from autoprof.store_file import CALLEE, DURATION, MEMORY, SKIPPED
+from autoprof.store_file import CALLEE, DURATION, MEMORY, SKIPPED, WEIGHED
 from autoprof.store_records import Artefact, ProbeRow, ProbeState
 from autoprof.store_tables import Names, Trie
 
@@ -113,8 +113,10 @@ class Merge:
             row = self._row(probes[probe])
             if kind == DURATION:
                 row.durations[key] = row.durations.get(key, 0) + count
-            elif kind in (SKIPPED, CALLEE, MEMORY):
-                into = {SKIPPED: row.skipped_by, CALLEE: row.callees, MEMORY: row.memory_counts}[kind]
+            elif kind in (SKIPPED, CALLEE, MEMORY, WEIGHED):
+                into = {
+                    SKIPPED: row.skipped_by, CALLEE: row.callees, MEMORY: row.memory_counts, WEIGHED: row.weighed,
+                }[kind]  # fmt: skip
                 name = names.get(key, "?")
                 into[name] = into.get(name, 0) + count
 

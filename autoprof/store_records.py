@@ -38,11 +38,14 @@ class ProbeDelta:
         callees: Calls of each function made inside the target.
         memory_counts: What calls did to memory besides rss: `blocks`, the Python blocks they left behind besides their
             results, and `blocks_calls`, of how many calls that is known.
+        weighed: What the measured calls stand for beyond themselves, where the budget had cut the rate they were drawn
+            with: `calls`, and their `total_ns`.
     """
 
     __slots__ = (
         "callees", "calls", "discarded", "durations", "max_ns", "memory_counts", "memory_delta_bytes", "overhead_ns",
         "policy", "profiled", "rule", "samples", "skipped", "slow", "strategy", "target", "total_ns",
+        "weighed",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +68,7 @@ class ProbeDelta:
         overhead_ns: int = 0,
         callees: Mapping[str, int] | None = None,
         memory_counts: Mapping[str, int] | None = None,
+        weighed: Mapping[str, int] | None = None,
     ) -> None:
         self.target, self.rule, self.policy, self.strategy = target, rule, policy, strategy
         self.calls, self.profiled, self.discarded, self.slow = calls, profiled, discarded, slow
@@ -74,6 +78,7 @@ class ProbeDelta:
         self.memory_delta_bytes, self.overhead_ns = memory_delta_bytes, overhead_ns
         self.callees = callees or {}
         self.memory_counts = memory_counts or {}
+        self.weighed = weighed or {}
 
 
 class StackDelta:
@@ -150,6 +155,7 @@ class ProbeRow:
     __slots__ = (
         "callees", "calls", "discarded", "durations", "max_ns", "memory_counts", "memory_delta_bytes", "overhead_ns",
         "pids", "policy", "profiled", "rules", "samples", "skipped_by", "slow", "strategy", "target", "total_ns",
+        "weighed",
     )  # fmt: skip
 
     def __init__(self, target: str, policy: str, strategy: str) -> None:
@@ -163,6 +169,7 @@ class ProbeRow:
         self.durations: dict[int, int] = {}
         self.callees: dict[str, int] = {}
         self.memory_counts: dict[str, int] = {}
+        self.weighed: dict[str, int] = {}
 
     @property
     def key(self) -> Key:
@@ -188,12 +195,15 @@ class ProbeRow:
     def estimated_total_ns(self) -> int | None:
         """Mean measured duration times calls; None when nothing was measured.
 
-        `profile_if_slow` times every call, so there it is no estimate; its `durations` are those of slow calls.
+        Calls drawn while the budget had cut the rate count for as many as they stand for. `profile_if_slow` times every
+        call, so there it is an estimate only where the budget shed the stopwatch; its `durations` are those of slow
+        calls.
         """
+        total_ns = self.total_ns + self.weighed.get("total_ns", 0)
         if self.policy == "profile_if_slow":
-            return self.total_ns or None
-        measured = sum(self.durations.values())
-        return round(self.total_ns / measured * self.calls) if measured else None
+            return total_ns or None
+        measured = sum(self.durations.values()) + self.weighed.get("calls", 0)
+        return round(total_ns / measured * self.calls) if measured else None
 
 
 class ProcessRow:
@@ -260,3 +270,8 @@ class ReportData:
         self.states: list[ProbeState] = []
         self.dropped = 0
         self.notices: list[str] = []
+
+    @property
+    def lived_ns(self) -> int:
+        """How long its processes have lived, added up."""
+        return sum(max((row.ended_ns or row.last_ns) - row.started_ns, 0) for row in self.processes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from autoprof import events
-from autoprof.clock import wall_ns
+from autoprof.clock import monotonic_ns, wall_ns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,9 +29,12 @@ def send_start(call: Flight) -> None:
         return
     for each in call.probes:
         if each.emits and each.policy != "profile_if_slow":
+            began_ns = monotonic_ns()
             metadata = _metadata("start", each)
             metadata["opts"] = dict(each.options)
             signals.send("start", each.target, {"system_time": wall_ns()}, metadata)
+            if each.strategy is None:  # else `begin` charges it all
+                each.charge(monotonic_ns() - began_ns)
 
 
 def send_end(
@@ -42,16 +45,20 @@ def send_end(
     error: BaseException | None,
     found: dict[str, Any],
     kept: bool = True,
-) -> None:
+) -> bool:
     """Send `stop` or `exception`, the policy's own event, and `complete`.
 
     Args:
         samples: stacks that the flight recorder has of this call.
         found: what the strategy's `stop` returned.
         kept: False for a slow call without a profile: only `slow_operation` is sent.
+
+    Returns:
+        Whether anybody was listening.
     """
     from autoprof import signals
 
+    sent = signals.sent
     if kept:
         _send_outcome(probe, duration_ns, result, error)
     if probe.policy == "profile_if_slow" and signals.slow_operation.receivers:
@@ -59,7 +66,7 @@ def send_end(
         metadata = {**_metadata("slow_operation", probe), "profiled": kept}
         signals.send("slow_operation", probe.target, measurements, metadata)
     if not kept:
-        return
+        return sent != signals.sent
     if probe.policy == "profile_production" and signals.production.receivers:
         metadata = _metadata("production", probe)
         signals.send("production", probe.target, {"duration_ns": duration_ns}, metadata)
@@ -76,6 +83,7 @@ def send_end(
             "samples": found.get("samples", samples if probe.sampled else None),
         }
         signals.send("complete", probe.target, measurements, metadata)
+    return sent != signals.sent
 
 
 def _send_outcome(probe: Probe, duration_ns: int, result: str | None, error: BaseException | None) -> None:
@@ -125,6 +133,16 @@ def send_session(name: str, measurements: dict[str, Any], **more: Any) -> None:
     metadata = events.metadata(name, "")
     metadata.update(more)
     signals.send(name, events.SESSION_SENDER, measurements, metadata)
+
+
+def send_shed(probe: Probe, measurements: dict[str, Any], reason: str) -> None:
+    """Send `shed`: the budget has taken a probe's stopwatch off, or closed its gate."""
+    if "blinker" not in sys.modules or not probe.emits:
+        return
+    from autoprof import signals
+
+    if signals.shed.receivers:
+        signals.send("shed", probe.target, measurements, {**_metadata("shed", probe), "reason": reason})
 
 
 def send_internal_error(where: str, error: BaseException) -> None:

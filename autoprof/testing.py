@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from autoprof import calls, clock, session, signals
+from autoprof import budget, calls, clock, session, signals
 from autoprof import probe as probes
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class force:
 
     def __init__(self, target: str | FunctionType) -> None:
         self.target = target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
-        self._before: list[tuple[Probe, float, int, bool]] = []
+        self._before: list[tuple[Probe, float, int, bool, float]] = []
         self._session = session.current
         if self._session is None:
             raise LookupError(f"no probe is on {self.target!r}: autoprof is not started")
@@ -110,18 +110,20 @@ class force:
             self._force(probe)
 
     def _force(self, probe: Probe) -> None:
-        self._before.append((probe, probe.rate, probe.every_ns, probe.check_load))
+        self._before.append((probe, probe.rate, probe.every_ns, probe.check_load, probe.price_ns))
         probe.check_load = False
         if probe.paused:
             probes.hold(probe, "")
+        probe.price_ns = 0.0  # the budget leaves it alone
+        _unshed(probe)
         _set_rate(probe, 1.0, 0)
 
     def undo(self) -> None:
         """Give the probes their rates back; a second time does nothing."""
         before, self._before = self._before, []
         governor = self._session.governor if self._session is not None else None
-        for probe, rate, every_ns, check_load in before:
-            probe.check_load = check_load
+        for probe, rate, every_ns, check_load, price_ns in before:
+            probe.check_load, probe.price_ns = check_load, price_ns
             if governor is not None:
                 governor.adopt(probe)
             _set_rate(probe, rate, every_ns)
@@ -136,6 +138,13 @@ class force:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.undo()
+
+
+def _unshed(probe: Probe) -> None:
+    probe.thinning = 1.0
+    if probe.state == "shed":
+        probe.state, probe.reason = "installed", ""
+        budget.start_timing(probe)
 
 
 def _set_rate(probe: Probe, rate: float, every_ns: int) -> None:

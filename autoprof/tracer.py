@@ -59,6 +59,7 @@ class Trace:
         limit_ns: the point in time at which measuring stops, the call goes on.
         deadline_ns: the same, and 0 once the hook has to take itself off at its next event.
         cut: the call was not followed to its end.
+        lost_ns: what the hook itself has taken, once it is stopped.
     """
 
     def __init__(self, flight: Flight, limit_ns: int) -> None:
@@ -73,6 +74,7 @@ class Trace:
         self.others = Node(OTHER, None)
         self.root: Edge | None = None
         self.cut = False
+        self.lost_ns = 0
         self.result: Graph | None = None
         self.hook: Any = None
         self._counter: Hook | None = None
@@ -124,6 +126,7 @@ class Trace:
             self.detach()
             arbiter.release(self)
             self._close(min(clock.monotonic_ns(), self.limit_ns))
+            self.lost_ns = self._counter.lost_ns if self._counter is not None else 0
             self.result = graph_of(self)
             self.nodes.clear()
             self.c_nodes.clear()

@@ -10,6 +10,7 @@ from autoprof.reports import flame_script, html_page, svg
 from autoprof.reports.model import (
     clean,
     moment,
+    paid,
     plural,
     quantiles,
     row_stacks,
@@ -86,7 +87,7 @@ def _sha256(script: str) -> bytes:
 
 
 def _headline(data: ReportData) -> str:
-    parts = [f"run {data.run}", span(data), plural(len(data.processes), "process")]
+    parts = [f"run {data.run}", span(data), plural(len(data.processes), "process"), paid(data)]
     if data.dropped:
         parts.append(f"{data.dropped:,} samples measured but not kept")
     return ", ".join(parts)

@@ -118,6 +118,20 @@ def span(data: ReportData) -> str:
     return f"{moment(data.started_ns)} to {moment(data.ended_ns)} UTC, {length}"
 
 
+def paid(data: ReportData) -> str:
+    """Return what profiling took: its time, as a share of a core, and for several processes of the run's time."""
+    overhead_ns = sum(row.overhead_ns for row in data.processes)
+    said = f"profiling took {format_duration(overhead_ns)}"
+    if data.lived_ns <= 0:
+        return said
+    said += f", {overhead_ns / data.lived_ns:.2%} of a core"
+    last_ns = data.ended_ns or max((row.last_ns for row in data.processes), default=data.started_ns)
+    whole_ns = last_ns - min((row.started_ns for row in data.processes), default=data.started_ns)
+    if len(data.processes) > 1 and whole_ns > 0:
+        said += f" in each on average, all together {overhead_ns / whole_ns:.2%} of the time the run took"
+    return said
+
+
 def _length(duration_ns: int) -> str:
     return format_duration(max(duration_ns, 0))
 

@@ -6,6 +6,7 @@ import os
 
 from autoprof.reports.model import (
     clean,
+    paid,
     plural,
     quantiles,
     row_stacks,
@@ -40,8 +41,7 @@ def render(data: ReportData) -> str:
 
 def _head(data: ReportData) -> Iterator[str]:
     yield _cut(f"run {clean(data.run)}: {span(data)}", WIDTH)
-    overhead_ns = sum(row.overhead_ns for row in data.processes)
-    yield f"{plural(len(data.processes), 'process')}, profiling took {format_duration(overhead_ns)}"
+    yield f"{plural(len(data.processes), 'process')}, {paid(data)}"
     if data.dropped:
         yield f"{data.dropped:,} samples were measured but not kept"
 

@@ -56,6 +56,7 @@ class CallGraph:
     def stop(self, probe: Probe, flight: Flight, state: Any, duration_ns: int, kept: bool) -> dict[str, Any]:
         """Take the hook off and hand the graph on; `profile` is the path of the artefact."""
         graph: Graph = state.stop()
+        probe.charge(state.lost_ns)
         if not kept or not graph.functions:
             return {}
         if self.counts_callees:

@@ -46,6 +46,7 @@ class Calls:
     def stop(self, probe: Probe, flight: Flight, state: Any, duration_ns: int, kept: bool) -> dict[str, Any]:
         """End it; `event` is `calls`."""
         found = state.stop()
+        probe.charge(getattr(state, "lost_ns", 0))
         if not kept:
             return {}
         # `or 1`: the entries of a function in C are not seen.

@@ -114,6 +114,8 @@ def probe(function: Any, rate: float = 1.0, **options: Any) -> Probe:
 
     if session.current is None:
         session.start(None)
+        assert session.current is not None
+        session.current.budget.change(None)
     assert session.current is not None
     chosen = session.current.installer.chosen
     assert chosen.name == "splice", chosen.reason

@@ -6,10 +6,11 @@ import argparse
 import platform
 import sys
 
-from tests.benchmarks import calls, memory, rewriting, sampler, service, startup, tracing
+from tests.benchmarks import budget, calls, memory, rewriting, sampler, service, startup, tracing
 from tests.benchmarks.measure import Figure
 
 _ALL = {
+    "budget": budget,
     "calls": calls,
     "memory": memory,
     "rewriting": rewriting,

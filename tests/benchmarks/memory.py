@@ -36,6 +36,8 @@ def figures() -> Iterator[Figure]:
     from autoprof import signals
 
     session.start(None)
+    assert session.current is not None
+    session.current.budget.change(None)
     try:
         yield _figure("profile_memory, a call", measured)
         with signals.memory.connected_to(_receive):

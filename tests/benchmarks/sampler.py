@@ -32,6 +32,7 @@ def figures() -> Iterator[Figure]:
     """Measure the processor time of the whole process while all other threads wait."""
     session.start(None)
     assert session.current is not None
+    session.current.budget.change(None)
     installer = session.current.installer
     options = {"rate": 1.0, "strategy": "sample", "interval_ns": 10_000_000}
     probe = installer.new_probe(f"{__name__}:flown", "benchmark", "profile", options)

@@ -1,0 +1,120 @@
+"""Measure what a sampled call and a stopwatch cost on this machine, on a background thread, in the first seconds.
+
+A function of our own is called a few hundred times through the real thing, under the processor clock of the thread:
+waiting for the GIL, or for a core, does not count. What shares the core at that moment does, by a factor of two, so it
+is done a few times over, and the cheapest is taken. Together it takes some 5 ms, and only where calls are measured.
+"""
+
+from __future__ import annotations
+
+import weakref
+from _thread import get_ident
+from types import FunctionType
+
+from autoprof import calls, clock, ends, guard, stopwatch
+from autoprof.costs import prices
+from autoprof.gate import CLOCK, Gate, TimedGate
+from autoprof.probe import IF_SLOW, Probe
+from autoprof.sampler import recorder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from autoprof.installer import Installer
+
+_ROUNDS = 6
+_BATCHES = 4
+_OPENED = 50
+_TIMED = 500
+_LEAST_NS, _MOST = 300.0, 20.0
+"""Below the one, or above so many times the usual figure, it is the clock that is wrong."""
+
+
+def _subject() -> None:
+    """Do nothing: what it takes under a gate is what the gate takes."""
+
+
+def calibrate(installer: Installer) -> None:
+    """Replace the usual prices by this machine's, once calls are being measured."""
+    if prices.rounds >= _ROUNDS or recorder.idle or not installer.probes:
+        return
+    prices.rounds += 1
+    again = prices.rounds > 1
+    ident = get_ident()
+    guard.suppressed.discard(ident)  # else our own thread is not measured
+    try:
+        bare_ns = _cheapest(_copy(), _OPENED)
+        probe, opened = _opened(installer.backend == "splice")
+        opened_ns = _cheapest(opened, _OPENED) - bare_ns
+        if probe.profiled < _OPENED * _BATCHES:  # somebody else's tracer was in the way
+            return
+        if _LEAST_NS < opened_ns < _MOST * prices.open_ns:
+            prices.open_ns = min(opened_ns, prices.open_ns) if again else opened_ns
+            prices.skip_ns = 0.4 * prices.open_ns
+        if installer.backend == "splice":
+            timed_ns = _cheapest(_timed(), _TIMED) - _cheapest(_copy(), _TIMED)
+            if 0.0 < timed_ns < _MOST * prices.stopwatch_ns:
+                prices.stopwatch_ns = min(timed_ns, prices.stopwatch_ns) if again else timed_ns
+    finally:
+        guard.suppressed.add(ident)
+
+
+def _copy() -> Any:
+    return FunctionType(_subject.__code__.replace(), globals(), "_subject")
+
+
+def _cheapest(function: Callable[[], None], count: int) -> float:
+    """Return nanoseconds a call, in the best of some batches."""
+    best_ns = float("inf")
+    for _ in range(_BATCHES):
+        numbers = range(count)
+        began_ns = clock.thread_ns()
+        for _ in numbers:
+            function()
+        best_ns = min(best_ns, (clock.thread_ns() - began_ns) / count)
+    return best_ns
+
+
+def _private_probe(kind: str, options: dict[str, Any]) -> Probe:
+    probe = Probe("autoprof.calibration:_subject", "none", kind, None, options)
+    probe.sampled = probe.emits = False
+    probe.price_ns = 0.0
+    return probe
+
+
+def _opened(spliced: bool) -> tuple[Probe, Any]:
+    gate = Gate(calls.begin, ends.finish, ends.unwind)
+    probe = _private_probe("profile", {"rate": 1.0})
+    function = _behind(gate, spliced)
+    probe.add(gate)
+    gate.retune(1.0)
+    return probe, function
+
+
+def _timed() -> Any:
+    gate = TimedGate(calls.begin, ends.finish, ends.unwind, stopwatch.slow, stopwatch.slow_raised)
+    probe = _private_probe(IF_SLOW, {"rate": 1.0, "threshold_ns": 10**18})
+    function = _behind(gate, True)
+    probe.add(gate)
+    gate.close()
+    gate.clock = CLOCK
+    return function
+
+
+def _behind(gate: Gate, spliced: bool) -> Any:
+    function = _copy()
+    code = gate.original = function.__code__
+    gate.site = (__name__, "_subject")
+    if not spliced:
+        from autoprof.rewrite.decorate import wrap
+
+        gate.code = lambda: code
+        return wrap(function, gate)
+    from autoprof.rewrite.splice import splice
+
+    new = splice(code, gate)
+    gate.code = weakref.ref(new)
+    function.__code__ = new
+    return function
