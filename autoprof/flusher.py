@@ -288,21 +288,6 @@ def merged(deltas: list[Any]) -> list[Any]:
     return list(out.values())
 
 
-def close_with_multiprocessing(flusher: Flusher) -> None:
-    """Write before `os._exit`: multiprocessing's children by fork run no atexit, only their own finalizers."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is None:
-        return
-
-    def register(_: object) -> None:
-        util.Finalize(None, flusher.close, exitpriority=-100)
-
-    try:
-        util.register_after_fork(flusher, register)
-    except Exception as error:
-        guard.report("multiprocessing", error)
-
-
 def _memory_is_traced() -> bool:
     # Only by the application: while `autoprof.allocations` traces one call of its own, this says no.
     tracemalloc = sys.modules.get("tracemalloc")

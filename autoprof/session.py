@@ -6,12 +6,12 @@ import os
 import sys
 import weakref
 
-from autoprof import arbiter, calls, compiled, events, frames, guard, run, strategies, telling
+from autoprof import arbiter, calls, compiled, events, frames, guard, leaving, run, strategies, telling
 from autoprof import flight as flights
 from autoprof import gate as gates
 from autoprof import probe as probes
 from autoprof.clock import wall_ns
-from autoprof.flusher import Flusher, close_with_multiprocessing
+from autoprof.flusher import Flusher
 from autoprof.installer import SPLICE, Installer
 from autoprof.sampler import nothing, recorder
 from autoprof.standing import Standing
@@ -216,7 +216,7 @@ class Session:
             self.flusher.watch(each)
         for strategy in self.strategies.values():
             strategy.forget()
-        close_with_multiprocessing(self.flusher)
+        leaving.close_with_finalizers(self.flusher)
         if probes.next_turn_ns() is not None or old.active:
             self.flusher.start()
 
@@ -317,7 +317,7 @@ def _prepare_process() -> None:
         os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
 
 
-def _at_exit() -> None:
+def _at_exit(**_: object) -> None:
     if current is None:
         return
     try:
@@ -330,6 +330,7 @@ def _before_fork() -> None:
     if current is not None:
         try:
             current.rest()
+            leaving.close_with_celery(_at_exit)
         except Exception as error:
             guard.report("fork", error)
 
