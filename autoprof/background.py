@@ -7,22 +7,14 @@ must not be the reason, so they end before a fork and start again after it.
 from __future__ import annotations
 
 import os
-from _thread import allocate_lock, get_ident, start_new_thread
-from time import monotonic, sleep
+from time import monotonic
 
 from autoprof import guard
+from autoprof.primitives import allocate_lock, get_ident, get_native_id, nap, start_new_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-try:
-    from _thread import get_native_id
-except ImportError:  # no threads to speak of
-
-    def get_native_id() -> int:
-        """Return 0: this platform does not number its threads."""
-        return 0
 
 
 class Background:
@@ -84,7 +76,7 @@ class Background:
         while self._is_there():
             if monotonic() >= deadline_s:
                 return False
-            sleep(0.0002)
+            nap(0.0002)
         return True
 
     def _is_there(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from _thread import allocate_lock
 from collections import deque
 from time import monotonic
 
@@ -11,6 +10,7 @@ from autoprof import clock, guard
 from autoprof import probe as probes
 from autoprof.background import Background
 from autoprof.errors import StoreError
+from autoprof.primitives import allocate_lock
 from autoprof.sampler import recorder
 
 TYPE_CHECKING = False

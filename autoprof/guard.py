@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import get_ident
+
+from autoprof.primitives import strand_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def inform(message: str) -> None:
 
 
 def _log(level: int, message: str) -> None:
-    ident = get_ident()
+    ident = strand_ident()
     entered = ident not in suppressed
     suppressed.add(ident)
     try:

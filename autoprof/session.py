@@ -139,7 +139,9 @@ class Session:
                 signals.send("probe_installed", probe.target, {}, metadata)
 
     def _make_writer(self) -> Any:
-        import socket
+        # Not socket: it evaluates strings while it is imported, and when that happens at exit, the interpreter forgets
+        # that it was going to die of a KeyboardInterrupt.
+        from _socket import gethostname
 
         from autoprof.store import StoreWriter
 
@@ -148,7 +150,7 @@ class Session:
             self.output,
             run=self.run,
             pid=os.getpid(),
-            host=socket.gethostname(),
+            host=gethostname(),
             service=dict(policy.service) if policy else {},
             max_size_bytes=policy.store_max_size_bytes if policy else _DEFAULT_MAX_SIZE_BYTES,
             max_age_ns=policy.store_max_age_ns if policy else _DEFAULT_MAX_AGE_NS,

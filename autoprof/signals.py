@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
-from _thread import get_ident
-
 import blinker
 
 from autoprof import clock, events, guard
+from autoprof.primitives import strand_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def send(name: str, sender: str, measurements: dict[str, Any], metadata: dict[st
     KeyboardInterrupt alone passes. What a receiver calls is not measured.
     """
     signal = _by_name[name]
-    ident = get_ident()
+    ident = strand_ident()
     entered = ident not in guard.suppressed
     guard.suppressed.add(ident)
     try:

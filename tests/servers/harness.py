@@ -80,8 +80,8 @@ class Site:
         return base | ours | {"SHOP_DATABASE": str(self.folder / "shop.db")} | more
 
     def run(self, *arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end; no word on stderr is let pass."""
-        done = subprocess.run(
+        """Run a program to its end."""
+        return subprocess.run(
             [self.environment.python, *map(str, arguments)],
             env=self.variables(**more),
             cwd=self.folder,
@@ -90,7 +90,11 @@ class Site:
             text=True,
             timeout=2 * DEADLINE_S,
         )
-        return done
+
+    def run_text(self, text: str, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run the text of a program to its end."""
+        (self.folder / "program.py").write_text(text)
+        return self.run(*options, "program.py", **more)
 
     @contextmanager
     def started(self, *arguments: str | Path, **more: str) -> Iterator[Process]:
