@@ -6,7 +6,7 @@ import os
 import sys
 import weakref
 
-from autoprof import arbiter, calls, compiled, events, frames, guard, leaving, run, strategies, telling
+from autoprof import arbiter, calls, compiled, events, frames, guard, interpreters, leaving, run, strategies, telling
 from autoprof import flight as flights
 from autoprof import gate as gates
 from autoprof import probe as probes
@@ -235,7 +235,7 @@ _prepared = False
 
 
 def start(path_or_policy: Any = None) -> None:
-    """Put a policy in force, replacing the one before.
+    """Put a policy in force, replacing the one before; in a subinterpreter only log why not.
 
     Args:
         path_or_policy: a path, a mapping in the shape of the file, or a Policy; None is the default session that
@@ -246,6 +246,8 @@ def start(path_or_policy: Any = None) -> None:
         OSError: the file can't be read.
     """
     global current
+    if interpreters.refused():
+        return
     policy = _policy(path_or_policy)
     old, current = current, None
     if old is not None:
@@ -278,6 +280,8 @@ def start_from_environment() -> None:
     Raises:
         PolicyErrors, OSError: only under AUTOPROF_STRICT.
     """
+    if interpreters.refused():
+        return
     from autoprof import config
     from autoprof.errors import PolicyErrors
 
@@ -371,7 +375,8 @@ def decorate(function: Any, kind: str, options: dict[str, Any]) -> Any:
     """Be a decorator: start the default session when there is none."""
     if current is None:
         start(None)
-    assert current is not None
+    if current is None:
+        return function
     env = options.get("env")
     if env is not None and events.environment["env"] not in env:
         options = {**options, "enabled": False}

@@ -65,3 +65,48 @@ print(flight.in_flight, [each.target for each in session.current.installer.probe
     done = measured.run_text(program)
     assert (done.returncode, done.stdout, done.stderr) == (0, "{} []\n", "")
     measured.check({"__main__:leave": 200})
+
+
+INSIDE = """
+import sys, os
+sys.path[:] = {path!r}
+import autoprof
+@autoprof.profile(rate=1.0)
+def work(): return 2
+assert work() == 2 and not [each for each in work.__code__.co_consts if "Gate" in type(each).__name__]
+autoprof.start({policy!r})
+assert autoprof.status() == []
+session = sys.modules["autoprof.session"]
+assert session.current is None and not [each for each in sys.meta_path if "autoprof" in type(each).__module__]
+autoprof.stop()
+"""
+
+SUBINTERPRETERS = """
+import os, sys
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+
+def work(): return 1
+
+with open("inside.py") as file:
+    inside = file.read().format(path=sys.path, policy=os.environ["AUTOPROF_CONFIG"])
+for _ in range(3):
+    work()
+    each = interpreters.create()
+    failed = interpreters.run_string(each, inside)
+    assert not failed, failed
+    interpreters.destroy(each)
+    work()
+"""
+
+
+def test_subinterpreters_are_refused(site: Make) -> None:
+    """Nothing happens in them, which is said once; the main interpreter is profiled."""
+    measured = site("__main__:*")
+    (measured.folder / "inside.py").write_text(INSIDE)
+    done = measured.run_text(SUBINTERPRETERS)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.stderr.count("\n") == 1 and "does nothing in a subinterpreter" in done.stderr, done.stderr
+    measured.check({"__main__:work": 6}, processes=1)
