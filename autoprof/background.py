@@ -7,6 +7,7 @@ must not be the reason, so they end before a fork and start again after it.
 from __future__ import annotations
 
 import os
+import sys
 from time import monotonic
 
 from autoprof import guard
@@ -15,6 +16,8 @@ from autoprof.primitives import allocate_lock, get_ident, get_native_id, nap, st
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_IMPORTLIB = "<frozen importlib._bootstrap>"
 
 
 class Background:
@@ -30,7 +33,7 @@ class Background:
         self.wanted = True
         self.running = False
         self._work = work
-        self._native_id = 0
+        self._native_id = self._ident = 0
         self._alarm = allocate_lock()
         self._alarm.acquire()
 
@@ -46,7 +49,7 @@ class Background:
 
     def _run(self) -> None:
         self._native_id = get_native_id()
-        ident = get_ident()
+        ident = self._ident = get_ident()
         guard.suppressed.add(ident)
         try:
             self._work(self)
@@ -68,16 +71,30 @@ class Background:
         except RuntimeError:
             pass  # awake already
 
-    def stop(self, wait_s: float = 0.0) -> bool:
-        """Ask the thread to end and wait for it; True when it is gone, from the operating system too."""
+    def stop(self, wait_s: float = 0.0, import_wait_s: float = 0.0) -> bool:
+        """Ask the thread to end and wait for it; True when it is gone, from the operating system too.
+
+        Args:
+            import_wait_s: how long to wait while it imports something.
+        """
         self.wanted = False
         self.wake()
-        deadline_s = monotonic() + wait_s
+        began_s = monotonic()
         while self._is_there():
-            if monotonic() >= deadline_s:
+            waited_s = monotonic() - began_s
+            if waited_s >= wait_s and (waited_s >= import_wait_s or not self.is_importing()):
                 return False
             nap(0.0002)
         return True
+
+    def is_importing(self) -> bool:
+        """Tell whether the thread is inside an import: whoever imports the same will wait for it."""
+        frame = sys._current_frames().get(self._ident)
+        while frame is not None:
+            if frame.f_code.co_filename == _IMPORTLIB:
+                return True
+            frame = frame.f_back
+        return False
 
     def _is_there(self) -> bool:
         return self.running or (

@@ -11,7 +11,7 @@ from autoprof import probe as probes
 from autoprof.background import Background
 from autoprof.errors import StoreError
 from autoprof.primitives import allocate_lock
-from autoprof.sampler import recorder
+from autoprof.sampler import nothing, recorder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,11 +37,14 @@ class Flusher:
     Attributes:
         active: probes that have had a call; the others have nothing to tell.
         unsent: what could not be written yet; bounded, `dropped` counts the rest.
+        cut_import: a fork has come while the thread was importing something, longer than could be waited for. Beware:
+            in the child that import never ends, and whoever imports the same hangs.
         last_error: why writing fails at the moment; None when it works.
     """
 
     def __init__(self, make_writer: Callable[[], Any]) -> None:
         self._make_writer = make_writer
+        self.cut_import = False
         self.dropped = 0
         self.last_error: str | None = None
         self.active: dict[Probe, Counts] = {}
@@ -70,12 +73,17 @@ class Flusher:
         if not thread.start():
             self._thread = None
 
-    def rest(self, wait_s: float) -> bool:
+    def rest(self, wait_s: float, import_wait_s: float = 0.0) -> bool:
         """End the thread for now; tell whether there was one."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            thread.stop(wait_s)
+            gone = thread.stop(wait_s, import_wait_s)
+            self.cut_import = not gone and thread.is_importing()
         return thread is not None
+
+    def give_up(self) -> None:
+        """Never write anything."""
+        self.flush = self.close = self.start = nothing  # type: ignore[method-assign]
 
     def watch(self, probe: Probe) -> None:
         """Count a probe's numbers from now on."""

@@ -27,6 +27,11 @@ _HOMES = frozenset(("autoprof", "blinker", "psutil", "pyinstrument", "yaml"))
 """Where exceptions that our own frames raise are defined, besides the standard library."""
 
 
+def forget() -> None:
+    """Start clean in a forked child: of the parent's threads only the one that forked is there."""
+    suppressed.intersection_update((strand_ident(),))
+
+
 def strict() -> bool:
     """Tell whether internal failures are raised in the caller (AUTOPROF_STRICT)."""
     return os.environ.get("AUTOPROF_STRICT", "").strip().lower() in ("1", "true", "yes", "on")

@@ -21,7 +21,7 @@ def is_main() -> bool:
     if ask is not None:
         return bool(ask())
     try:
-        import _xxsubinterpreters as interpreters  # 3.11 has no other way to ask
+        import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]  # 3.11 has no other way
     except ImportError:
         return True
     return bool(interpreters.get_current() == interpreters.get_main())

@@ -6,7 +6,19 @@ import os
 import sys
 import weakref
 
-from autoprof import arbiter, calls, compiled, events, frames, guard, interpreters, leaving, run, strategies, telling
+from autoprof import (
+    arbiter,
+    calls,
+    compiled,
+    events,
+    frames,
+    guard,
+    interpreters,
+    leaving,
+    run,
+    strategies,
+    telling,
+)
 from autoprof import flight as flights
 from autoprof import gate as gates
 from autoprof import probe as probes
@@ -27,6 +39,7 @@ if TYPE_CHECKING:
     from autoprof.rewrite.backend import Backend
 
 FORK_WAIT_S = 0.1
+FORK_IMPORT_WAIT_S = 5.0
 INTERVAL_NS = 10_000_000
 DEFAULT_OUTPUT = "./autoprof-data"
 _DEFAULT_MAX_SIZE_BYTES = 256_000_000
@@ -195,8 +208,8 @@ class Session:
 
     def rest(self) -> None:
         """End our threads before a fork: from 3.12 on it would warn the application of them."""
-        recorder.stop(FORK_WAIT_S)
-        self._rested = self.flusher.rest(FORK_WAIT_S)
+        recorder.stop(FORK_WAIT_S, FORK_IMPORT_WAIT_S)
+        self._rested = self.flusher.rest(FORK_WAIT_S, FORK_IMPORT_WAIT_S)
 
     def resume(self) -> None:
         """Have them start again with the parent's next measured call, if they ran."""
@@ -206,11 +219,14 @@ class Session:
     def in_child(self) -> None:
         """Start clean in a forked child: no thread, no connection, all counts at zero."""
         self.started_ns = wall_ns()
+        guard.forget()
         flights.forget_all()
         recorder.forget_thread()
         gates.reseed()
         old = self.flusher
         self.flusher = Flusher(self._make_writer)
+        if old.cut_import:
+            self.flusher.give_up()
         self._wire_flusher()
         for each in self.installer.probes.values():
             each.clear()

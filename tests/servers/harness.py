@@ -58,6 +58,15 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
         time.sleep(0.05)
 
 
+def end_group(process: subprocess.Popen[str]) -> None:
+    """Kill what is left of a process that was started as the first of its group, and of its children."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.communicate()
+
+
 class Site:
     """A folder with a policy: where programs run and what they have measured.
 
@@ -81,15 +90,22 @@ class Site:
 
     def run(self, *arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a program to its end."""
-        return subprocess.run(
-            [self.environment.python, *map(str, arguments)],
+        command = [self.environment.python, *map(str, arguments)]
+        process = subprocess.Popen(
+            command,
             env=self.variables(**more),
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=2 * DEADLINE_S,
+            start_new_session=True,
         )
+        try:
+            out, error = process.communicate(timeout=2 * DEADLINE_S)
+        finally:
+            end_group(process)
+        return subprocess.CompletedProcess(command, process.returncode, out, error)
 
     def run_text(self, text: str, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run the text of a program to its end."""
@@ -169,6 +185,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                text=True,
                 start_new_session=True,
             )
         self.url = ""
@@ -235,8 +252,4 @@ class Process:
 
     def end(self) -> None:
         """Kill what is left of the process group that was started."""
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
+        end_group(self.process)

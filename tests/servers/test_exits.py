@@ -172,3 +172,42 @@ def test_calls_at_exit(site: Make) -> None:
     done = measured.run_text(program)
     assert (done.returncode, done.stderr) == (0, "")
     measured.check({"__main__:work": 2})
+
+
+IMPORTING = """
+import os, sys, threading, time
+from importlib.machinery import PathFinder
+importing, go_on = threading.Event(), threading.Event()
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name != "sqlite3":
+            return None
+        spec = PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
+        def exec_module(module):
+            importing.set()
+            {wait}
+            load(module)
+        spec.loader.exec_module = exec_module
+        return spec
+sys.meta_path.insert(0, Slow())
+def work(): return 1
+work()
+assert importing.wait(60)
+child = os.fork()
+if not child:
+    work()
+    sys.exit(3)
+go_on.set()
+assert os.waitpid(child, 0)[1] == 3 << 8
+"""
+
+
+@pytest.mark.parametrize(("wait", "children"), [("time.sleep(0.5)", 1), ("go_on.wait(60)", 0)])
+def test_forked_while_our_thread_imports(site: Make, wait: str, children: int) -> None:
+    """The fork waits for an import of ours: in the child it would never end. When that takes too long, the child
+    writes nothing, and ends as it should."""
+    measured = site("__main__:work")
+    done = measured.run_text(IMPORTING.format(wait=wait), "-W", "ignore")
+    assert (done.returncode, done.stderr) == (0, "")
+    measured.check({"__main__:work": 1 + children}, processes=1 + children)

@@ -46,6 +46,7 @@ def test_every_request_is_counted_once(shop: Site, mode: str, preload: tuple[str
         assert "autoprof" not in server.said()
     opened = {"shop_wsgi:opened": 1 if preload else 2}
     shop.check(WANTED | opened)
+    assert shop.rows()["shop.app:product"]["profiled"] == REQUESTS  # also where they overlap in one thread
     assert not re.search(r"Traceback|Error", server.said()), server.said()
 
 
