@@ -25,13 +25,14 @@ class Background:
 
     Attributes:
         wanted: False once `stop` was called; the work looks at it, or at what `pause` returns.
+        delicate: set by the work while no fork should come.
         running: between the start and the end of the work.
     """
 
     def __init__(self, name: str, work: Callable[[Background], None]) -> None:
         self.name = name
         self.wanted = True
-        self.running = False
+        self.running = self.delicate = False
         self._work = work
         self._native_id = self._ident = 0
         self._alarm = allocate_lock()
@@ -71,24 +72,26 @@ class Background:
         except RuntimeError:
             pass  # awake already
 
-    def stop(self, wait_s: float = 0.0, import_wait_s: float = 0.0) -> bool:
+    def stop(self, wait_s: float = 0.0, delicate_wait_s: float = 0.0) -> bool:
         """Ask the thread to end and wait for it; True when it is gone, from the operating system too.
 
         Args:
-            import_wait_s: how long to wait while it imports something.
+            delicate_wait_s: how long to wait while it must not be cut off, see `is_delicate`.
         """
         self.wanted = False
         self.wake()
         began_s = monotonic()
         while self._is_there():
             waited_s = monotonic() - began_s
-            if waited_s >= wait_s and (waited_s >= import_wait_s or not self.is_importing()):
+            if waited_s >= wait_s and (waited_s >= delicate_wait_s or not self.is_delicate()):
                 return False
             nap(0.0002)
         return True
 
-    def is_importing(self) -> bool:
-        """Tell whether the thread is inside an import: whoever imports the same will wait for it."""
+    def is_delicate(self) -> bool:
+        """Tell whether a fork now would leave the child waiting for ever: for an import's lock, or for SQLite's."""
+        if self.delicate:
+            return True
         frame = sys._current_frames().get(self._ident)
         while frame is not None:
             if frame.f_code.co_filename == _IMPORTLIB:

@@ -37,14 +37,14 @@ class Flusher:
     Attributes:
         active: probes that have had a call; the others have nothing to tell.
         unsent: what could not be written yet; bounded, `dropped` counts the rest.
-        cut_import: a fork has come while the thread was importing something, longer than could be waited for. Beware:
-            in the child that import never ends, and whoever imports the same hangs.
+        cut_off: a fork has come inside an import or the first opening of the store, which took longer than can be
+            waited for. Beware: in the child they never end, and whoever imports or opens the same hangs.
         last_error: why writing fails at the moment; None when it works.
     """
 
     def __init__(self, make_writer: Callable[[], Any]) -> None:
         self._make_writer = make_writer
-        self.cut_import = False
+        self.cut_off = False
         self.dropped = 0
         self.last_error: str | None = None
         self.active: dict[Probe, Counts] = {}
@@ -73,12 +73,12 @@ class Flusher:
         if not thread.start():
             self._thread = None
 
-    def rest(self, wait_s: float, import_wait_s: float = 0.0) -> bool:
+    def rest(self, wait_s: float, delicate_wait_s: float = 0.0) -> bool:
         """End the thread for now; tell whether there was one."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            gone = thread.stop(wait_s, import_wait_s)
-            self.cut_import = not gone and thread.is_importing()
+            gone = thread.stop(wait_s, delicate_wait_s)
+            self.cut_off = not gone and thread.is_delicate()
         return thread is not None
 
     def give_up(self) -> None:
@@ -99,7 +99,10 @@ class Flusher:
                 continue
             postponed = 0
             self._work()
+            # Once the store is imported and open, it has its own way to keep a fork waiting.
+            thread.delicate = self._writer is None
             self.flush()
+            thread.delicate = False
 
     def _pause_s(self) -> float:
         pause_s = PERIOD_S

@@ -85,11 +85,11 @@ class Sampler:
             self.idle = True
         self.on_wake()
 
-    def stop(self, wait_s: float = 0.0, import_wait_s: float = 0.0) -> None:
+    def stop(self, wait_s: float = 0.0, delicate_wait_s: float = 0.0) -> None:
         """Let the thread end; a later `wake` starts another."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            thread.stop(wait_s, import_wait_s)
+            thread.stop(wait_s, delicate_wait_s)
         self.idle = True
 
     def forget_thread(self) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from autoprof.rewrite.backend import Backend
 
 FORK_WAIT_S = 0.1
-FORK_IMPORT_WAIT_S = 5.0
+FORK_DELICATE_WAIT_S = 5.0
 INTERVAL_NS = 10_000_000
 DEFAULT_OUTPUT = "./autoprof-data"
 _DEFAULT_MAX_SIZE_BYTES = 256_000_000
@@ -208,8 +208,8 @@ class Session:
 
     def rest(self) -> None:
         """End our threads before a fork: from 3.12 on it would warn the application of them."""
-        recorder.stop(FORK_WAIT_S, FORK_IMPORT_WAIT_S)
-        self._rested = self.flusher.rest(FORK_WAIT_S, FORK_IMPORT_WAIT_S)
+        recorder.stop(FORK_WAIT_S, FORK_DELICATE_WAIT_S)
+        self._rested = self.flusher.rest(FORK_WAIT_S, FORK_DELICATE_WAIT_S)
 
     def resume(self) -> None:
         """Have them start again with the parent's next measured call, if they ran."""
@@ -225,7 +225,7 @@ class Session:
         gates.reseed()
         old = self.flusher
         self.flusher = Flusher(self._make_writer)
-        if old.cut_import:
+        if old.cut_off:
             self.flusher.give_up()
         self._wire_flusher()
         for each in self.installer.probes.values():

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--here", action="store_true", help="with this interpreter as it is; install nothing")
     given = parser.parse_args(argv)
     if given.here:
-        chosen = {"%d.%d" % sys.version_info[:2]: sys.executable}
+        chosen = {".".join(map(str, sys.version_info[:2])): sys.executable}
     else:
         chosen = {
             version: environment(version, python, "test")
