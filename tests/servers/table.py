@@ -62,7 +62,7 @@ ROWS = [
     Row("uvicorn --reload", "an edit between two rounds", r"test_uvicorn::test_reload", "uvicorn"),
     *(
         Row(f"celery -P {pool}", "30 tasks, SIGTERM", rf"test_celery::test_every.*\[{pool}\]", "celery")
-        for pool in ("prefork", "threads", "solo")
+        for pool in ("prefork", "threads")
     ),
     Row("celery --max-tasks-per-child 1", "8 tasks", r"test_celery::test_a_process_for_each_task", "celery"),
     Row("celery -P prefork", "all killed (-9) in the second round", r"test_celery::test_killed", "celery"),

@@ -23,7 +23,7 @@ def ordered(measured: Site, count: int = TASKS) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_every_task_is_counted_once(site: Make, pool: str) -> None:
     needs("celery")
     measured = site("tasks:*")

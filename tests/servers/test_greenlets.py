@@ -79,8 +79,7 @@ def test_a_patched_program(site: Make, name: str, late: bool) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "{} {} []\n", "")
     module = "work" if late else "__main__"
     wanted = {"handle": 100, "left": 50, "right": 50, "request": 100, "round": 5}
-    measured.check({f"{module}:{each}": count for each, count in wanted.items()})
-    rows = measured.rows()
+    rows = measured.check({f"{module}:{each}": count for each, count in wanted.items()})
     for each, count in wanted.items():
         assert rows[f"{module}:{each}"]["profiled"] == count, rows[f"{module}:{each}"]
     assert rows[f"{module}:left"]["samples"] and rows[f"{module}:right"]["samples"]

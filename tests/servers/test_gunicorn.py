@@ -13,7 +13,14 @@ from tests.servers.harness import Process, Site, needs, wait_for
 REQUESTS = 40
 PAGES = [f"/product/P{number:04}" for number in range(REQUESTS)]
 WANTED = {"shop.app:product": REQUESTS, "shop.orders:OrderBook.basket": 4 * REQUESTS}
-OPTIONS = ("-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", "2", "--no-control-socket")
+OPTIONS = (
+    "-m",
+    "gunicorn",
+    "--bind",
+    "127.0.0.1:0",
+    "--workers",
+    "2",
+)
 MODES = {
     "sync": ("-k", "sync"),
     "gthread": ("-k", "gthread", "--threads", "4"),
@@ -45,8 +52,8 @@ def test_every_request_is_counted_once(shop: Site, mode: str, preload: tuple[str
         assert server.stop(signal.SIGTERM) == 0
         assert "autoprof" not in server.said()
     opened = {"shop_wsgi:opened": 1 if preload else 2}
-    shop.check(WANTED | opened)
-    assert shop.rows()["shop.app:product"]["profiled"] == REQUESTS  # also where they overlap in one thread
+    rows = shop.check(WANTED | opened)
+    assert rows["shop.app:product"]["profiled"] == REQUESTS  # also where they overlap in one thread
     assert not re.search(r"Traceback|Error", server.said()), server.said()
 
 
@@ -69,8 +76,8 @@ def test_workers_that_are_replaced(shop: Site, preload: tuple[str, ...]) -> None
         for page in PAGES:
             server.get(page)
         assert server.stop() == 0
-    shop.check(WANTED)
-    assert shop.rows()["shop.app:product"]["processes"] >= 4
+    rows = shop.check(WANTED)
+    assert rows["shop.app:product"]["processes"] >= 4
 
 
 def test_reloaded_by_sighup(shop: Site) -> None:

@@ -32,8 +32,8 @@ def test_a_process_for_each_task(site: Make, method: str) -> None:
     """Each process ends right after its only call, which is in the store."""
     measured = site("__main__:*")
     ran(measured, f"process-{method}")
-    measured.check({"__main__:work": COUNT + 2, "__main__:single": COUNT})
-    assert measured.rows()["__main__:single"]["processes"] == COUNT
+    rows = measured.check({"__main__:work": COUNT + 2, "__main__:single": COUNT})
+    assert rows["__main__:single"]["processes"] == COUNT
 
 
 def test_a_pool_that_replaces_its_processes(site: Make) -> None:
