@@ -6,6 +6,7 @@ must not be the reason, so they end before a fork and start again after it.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 import sys
 from time import monotonic
@@ -17,7 +18,27 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
+_FAULTS = ("SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
 _IMPORTLIB = "<frozen importlib._bootstrap>"
+
+
+def _start_without_signals(work: Callable[[], None]) -> None:
+    """Start a thread that takes no signal of the process: who blocks them and calls `sigwait` must get them all.
+
+    Beware: setting the mask runs the application's handlers, which may raise.
+    """
+    mask = getattr(_signal, "pthread_sigmask", None)
+    if mask is None:
+        start_new_thread(work, ())
+        return
+    before = mask(_signal.SIG_BLOCK, ())
+    faults = {getattr(_signal, name) for name in _FAULTS if hasattr(_signal, name)}
+    try:
+        mask(_signal.SIG_BLOCK, _signal.valid_signals() - faults)  # inherited by the new thread
+        start_new_thread(work, ())
+    finally:
+        mask(_signal.SIG_SETMASK, before)
 
 
 class Background:
@@ -43,7 +64,7 @@ class Background:
         self.running = True
         try:
             # Not threading.Thread: ours must not show in the application's threading.enumerate().
-            start_new_thread(self._run, ())
+            _start_without_signals(self._run)
         except RuntimeError:
             self.running = False
         return self.running

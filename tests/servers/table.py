@@ -99,7 +99,11 @@ ROWS = [
         for name in ("gevent", "eventlet")
     ),
     Row("signals", "TERM, HUP, ABRT and KILL by default action", r"test_exits::test_killed_by_a_signal\[.*"),
-    Row("SIGTERM", "with a handler that ends the program", r"test_exits::test_sigterm_with_a_handler\[.*"),
+    Row(
+        "SIGTERM",
+        "with a handler that ends the program; taken by sigwait",
+        r"test_exits::test_(sigterm_with|a_program_that_waits).*",
+    ),
     Row("os._exit", "with and without time to write", r"test_exits::test_(os_exit|at_most.*)"),
     Row(
         "daemon threads, atexit", "calls while the interpreter ends", r"test_exits::test_(daemon|calls_at).*"

@@ -211,3 +211,25 @@ def test_forked_while_our_thread_imports(site: Make, wait: str, children: int) -
     done = measured.run_text(IMPORTING.format(wait=wait), "-W", "ignore")
     assert (done.returncode, done.stderr) == (0, "")
     measured.check({"__main__:work": 1 + children}, processes=1 + children)
+
+
+SIGWAIT = """
+import os, signal, time
+def work(): return 1
+work()
+from autoprof import session
+while not session.current.flusher._thread.running: time.sleep(0.01)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+for _ in range(20):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.02)  # nothing of ours takes it meanwhile
+    assert signal.sigwait({signal.SIGTERM}) == signal.SIGTERM
+"""
+
+
+def test_a_program_that_waits_for_its_signals(site: Make) -> None:
+    """Signals that the program's threads block must not arrive in ours, where they would end the process."""
+    measured = site("__main__:work")
+    done = measured.run_text(SIGWAIT)
+    assert (done.returncode, done.stderr) == (0, "")
+    measured.check({"__main__:work": 1})

@@ -13,14 +13,7 @@ from tests.servers.harness import Process, Site, needs, wait_for
 REQUESTS = 40
 PAGES = [f"/product/P{number:04}" for number in range(REQUESTS)]
 WANTED = {"shop.app:product": REQUESTS, "shop.orders:OrderBook.basket": 4 * REQUESTS}
-OPTIONS = (
-    "-m",
-    "gunicorn",
-    "--bind",
-    "127.0.0.1:0",
-    "--workers",
-    "2",
-)
+OPTIONS = ("-m", "gunicorn", "-c", "python:gunicorn_conf", "--bind", "127.0.0.1:0", "--workers", "2")
 MODES = {
     "sync": ("-k", "sync"),
     "gthread": ("-k", "gthread", "--threads", "4"),
@@ -36,11 +29,28 @@ def prepared(mode: str) -> tuple[str, ...]:
     return MODES[mode]
 
 
+def settle(server: Process) -> None:
+    """Wait until all workers take signals: one that is still booting loses them, with or without autoprof."""
+
+    def settled() -> bool:
+        said = server.said()
+        return said.count("Booting worker") == said.count("takes signals") >= 2
+
+    wait_for(settled, "all workers")
+
+
 def served(server: Process) -> None:
     """Send the requests and see that the answers are the shop's."""
     server.wait_until_listening()
+    settle(server)
     answers = server.send(PAGES)
     assert all("</html>" in each for each in answers)
+
+
+def stopped(server: Process, number: int = signal.SIGTERM) -> None:
+    """End the server in order."""
+    settle(server)
+    assert server.stop(number) == 0
 
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
@@ -49,7 +59,7 @@ def test_every_request_is_counted_once(shop: Site, mode: str, preload: tuple[str
     options = prepared(mode)
     with shop.started(*OPTIONS, *options, *preload, "shop_wsgi:app") as server:
         served(server)
-        assert server.stop(signal.SIGTERM) == 0
+        stopped(server, signal.SIGTERM)
         assert "autoprof" not in server.said()
     opened = {"shop_wsgi:opened": 1 if preload else 2}
     rows = shop.check(WANTED | opened)
@@ -63,7 +73,7 @@ def test_ended_at_once(shop: Site, number: int) -> None:
     with shop.started(*OPTIONS, *prepared("gthread"), "shop_wsgi:app") as server:
         served(server)
         shop.wait_for_calls(WANTED)
-        assert server.stop(number) == 0
+        stopped(server, number)
     shop.check(WANTED)
 
 
@@ -75,7 +85,8 @@ def test_workers_that_are_replaced(shop: Site, preload: tuple[str, ...]) -> None
         server.wait_until_listening()
         for page in PAGES:
             server.get(page)
-        assert server.stop() == 0
+        shop.wait_for_calls(WANTED)
+        stopped(server)
     rows = shop.check(WANTED)
     assert rows["shop.app:product"]["processes"] >= 4
 
@@ -88,7 +99,7 @@ def test_reloaded_by_sighup(shop: Site) -> None:
         wait_for(lambda: len(set(server.workers()) - set(before)) == 2, "two new workers")
         wait_for(lambda: not set(server.workers()) & set(before), "the end of the old workers")
         served(server)
-        assert server.stop() == 0
+        stopped(server)
     shop.check({target: 2 * count for target, count in WANTED.items()})
 
 
@@ -101,7 +112,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_counted_twice(shop: Site) ->
             os.kill(each, signal.SIGKILL)
         wait_for(lambda: len(set(server.workers()) - set(before)) == 2, "two new workers")
         served(server)
-        assert server.stop() == 0
+        stopped(server)
     shop.check({target: 2 * count for target, count in WANTED.items()})
 
 
