@@ -54,7 +54,7 @@ def table(found: dict[str, dict[str, str]], installed: dict[str, str]) -> list[s
         name = row.server
         if row.package:
             name = name.replace(row.package, f"{row.package} {installed.get(row.package, '')}".rstrip(), 1)
-        verdict = "; ".join(bad) or "exact"
+        verdict = "; ".join(bad) or row.good
         lines.append(f"| {name} | {row.what} | {' '.join(good)} | {verdict} |")
     return lines
 

@@ -17,12 +17,14 @@ class Row(NamedTuple):
         what: what the test does to it.
         tests: a pattern for `file::test[parameters]`; all that fit must pass.
         package: whose version is shown; empty for what comes with Python.
+        good: what the table says when all is well.
     """
 
     server: str
     what: str
     tests: str
     package: str = ""
+    good: str = "exact"
 
     def outcome(self, outcomes: Mapping[str, str]) -> str:
         """Return failed, passed or the reason for a skip; empty when none of the row's tests ran."""
@@ -32,6 +34,7 @@ class Row(NamedTuple):
         return "failed" if "failed" in mine else max(mine, key=lambda each: each != "passed")
 
 
+_KILLED = "all that was stored, never more than was made"
 _ENDED = "40 requests, SIGTERM"
 _GUNICORN = "test_gunicorn::test_every_request_is_counted_once"
 
@@ -55,7 +58,13 @@ ROWS = [
     ),
     Row("gunicorn", "SIGHUP between two rounds", r"test_gunicorn::test_reloaded_by_sighup", "gunicorn"),
     Row("gunicorn", "both workers killed (-9) and replaced", r"test_gunicorn::test_a_killed.*", "gunicorn"),
-    Row("gunicorn", "all killed (-9) in the second round", r"test_gunicorn::test_all_killed", "gunicorn"),
+    Row(
+        "gunicorn",
+        "all killed (-9) in the second round",
+        r"test_gunicorn::test_all_killed",
+        "gunicorn",
+        _KILLED,
+    ),
     Row("uvicorn", "40 requests, SIGTERM, SIGINT", r"test_uvicorn::test_one_process\[.*", "uvicorn"),
     Row("uvicorn --workers 2", _ENDED, r"test_uvicorn::test_workers", "uvicorn"),
     Row("uvicorn --workers 2", "a worker killed (-9)", r"test_uvicorn::test_a_killed.*", "uvicorn"),
@@ -65,7 +74,13 @@ ROWS = [
         for pool in ("prefork", "threads")
     ),
     Row("celery --max-tasks-per-child 1", "8 tasks", r"test_celery::test_a_process_for_each_task", "celery"),
-    Row("celery -P prefork", "all killed (-9) in the second round", r"test_celery::test_killed", "celery"),
+    Row(
+        "celery -P prefork",
+        "all killed (-9) in the second round",
+        r"test_celery::test_killed",
+        "celery",
+        _KILLED,
+    ),
     *(
         Row(
             f"multiprocessing, {method}",
@@ -104,7 +119,7 @@ ROWS = [
         "with a handler that ends the program; taken by sigwait",
         r"test_exits::test_(sigterm_with|a_program_that_waits).*",
     ),
-    Row("os._exit", "with and without time to write", r"test_exits::test_(os_exit|at_most.*)"),
+    Row("os._exit", "with and without time to write", r"test_exits::test_(os_exit|at_most.*)", "", _KILLED),
     Row(
         "daemon threads, atexit", "calls while the interpreter ends", r"test_exits::test_(daemon|calls_at).*"
     ),
