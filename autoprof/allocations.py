@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import tracemalloc
-from _thread import allocate_lock
 
 from autoprof import clock
+from autoprof.primitives import allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import interrupt_main, start_new_thread
 from collections import deque
 from sys import getprofile, setprofile
+
+from autoprof.primitives import interrupt_main, start_new_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

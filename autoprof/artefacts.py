@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from _thread import get_ident
 from functools import partial
 
 from autoprof import clock, guard
+from autoprof.primitives import get_ident, strand_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def deliver(
     job = partial(_write, path, view, format_, data, artefact, flusher)
     if probe.asynchronous:
         return path if flusher.defer(partial(_charged, probe, job, flusher)) else None
-    ident = get_ident()
+    ident = strand_ident()
     entered = ident not in guard.suppressed
     guard.suppressed.add(ident)
     try:

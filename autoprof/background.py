@@ -6,23 +6,39 @@ must not be the reason, so they end before a fork and start again after it.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
-from _thread import allocate_lock, get_ident, start_new_thread
-from time import monotonic, sleep
+import sys
+from time import monotonic
 
 from autoprof import guard
+from autoprof.primitives import allocate_lock, get_ident, get_native_id, nap, start_new_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-try:
-    from _thread import get_native_id
-except ImportError:  # no threads to speak of
 
-    def get_native_id() -> int:
-        """Return 0: this platform does not number its threads."""
-        return 0
+_FAULTS = ("SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
+_IMPORTLIB = "<frozen importlib._bootstrap>"
+
+
+def _start_without_signals(work: Callable[[], None]) -> None:
+    """Start a thread that takes no signal of the process: who blocks them and calls `sigwait` must get them all.
+
+    Beware: setting the mask runs the application's handlers, which may raise.
+    """
+    mask = getattr(_signal, "pthread_sigmask", None)
+    if mask is None:
+        start_new_thread(work, ())
+        return
+    before = mask(_signal.SIG_BLOCK, ())
+    faults = {getattr(_signal, name) for name in _FAULTS if hasattr(_signal, name)}
+    try:
+        mask(_signal.SIG_BLOCK, _signal.valid_signals() - faults)  # inherited by the new thread
+        start_new_thread(work, ())
+    finally:
+        mask(_signal.SIG_SETMASK, before)
 
 
 class Background:
@@ -30,15 +46,16 @@ class Background:
 
     Attributes:
         wanted: False once `stop` was called; the work looks at it, or at what `pause` returns.
+        delicate: set by the work while no fork should come.
         running: between the start and the end of the work.
     """
 
     def __init__(self, name: str, work: Callable[[Background], None]) -> None:
         self.name = name
         self.wanted = True
-        self.running = False
+        self.running = self.delicate = False
         self._work = work
-        self._native_id = 0
+        self._native_id = self._ident = 0
         self._alarm = allocate_lock()
         self._alarm.acquire()
 
@@ -47,14 +64,14 @@ class Background:
         self.running = True
         try:
             # Not threading.Thread: ours must not show in the application's threading.enumerate().
-            start_new_thread(self._run, ())
+            _start_without_signals(self._run)
         except RuntimeError:
             self.running = False
         return self.running
 
     def _run(self) -> None:
         self._native_id = get_native_id()
-        ident = get_ident()
+        ident = self._ident = get_ident()
         guard.suppressed.add(ident)
         try:
             self._work(self)
@@ -76,16 +93,32 @@ class Background:
         except RuntimeError:
             pass  # awake already
 
-    def stop(self, wait_s: float = 0.0) -> bool:
-        """Ask the thread to end and wait for it; True when it is gone, from the operating system too."""
+    def stop(self, wait_s: float = 0.0, delicate_wait_s: float = 0.0) -> bool:
+        """Ask the thread to end and wait for it; True when it is gone, from the operating system too.
+
+        Args:
+            delicate_wait_s: how long to wait while it must not be cut off, see `is_delicate`.
+        """
         self.wanted = False
         self.wake()
-        deadline_s = monotonic() + wait_s
+        began_s = monotonic()
         while self._is_there():
-            if monotonic() >= deadline_s:
+            waited_s = monotonic() - began_s
+            if waited_s >= wait_s and (waited_s >= delicate_wait_s or not self.is_delicate()):
                 return False
-            sleep(0.0002)
+            nap(0.0002)
         return True
+
+    def is_delicate(self) -> bool:
+        """Tell whether a fork now would leave the child waiting for ever: for an import's lock, or for SQLite's."""
+        if self.delicate:
+            return True
+        frame = sys._current_frames().get(self._ident)
+        while frame is not None:
+            if frame.f_code.co_filename == _IMPORTLIB:
+                return True
+            frame = frame.f_back
+        return False
 
     def _is_there(self) -> bool:
         return self.running or (

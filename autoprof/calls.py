@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import weakref
-from _thread import get_ident
 from sys import _getframe, getprofile, gettrace, modules
 
 from autoprof import arbiter, flight, gate, guard, telling
@@ -18,6 +17,7 @@ from autoprof.costs import prices, purse
 from autoprof.declining import decline, has_gate, overtaken
 from autoprof.ends import stop_strategies
 from autoprof.flight import Flight, drop, push
+from autoprof.primitives import strand_ident
 from autoprof.probe import IF_SLOW, NOBODY, Busy, close_for, combined_rate, expire, retune
 from autoprof.sampler import recorder
 
@@ -153,7 +153,7 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
     entered_ns = monotonic_ns()
     if next(gate_.ticks, False):
         return overtaken(gate_)
-    ident = get_ident()
+    ident = strand_ident()
     probes = gate_.probes
     call: Flight | None = None
     try:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import weakref
 from _functools import partial  # type: ignore[import-not-found]
-from _thread import interrupt_main, start_new_thread
 from sys import _getframe, modules
 
 from autoprof import flight, gate, guard, telling
 from autoprof.clock import monotonic_ns
 from autoprof.flight import Flight, afloat, drop
 from autoprof.frames import frame_of
+from autoprof.primitives import interrupt_main, start_new_thread
 from autoprof.probe import IF_SLOW
 from autoprof.sampler import recorder
 

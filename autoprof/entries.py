@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import RLock, get_ident
 from sys import _getframe, setprofile
 from weakref import ref
 
 from autoprof import arbiter, guard
 from autoprof.flight import has_ended
 from autoprof.frames import frame_of
+from autoprof.primitives import RLock, current_greenlet, get_ident
 from autoprof.rewrite.epilogue import first_resume
 
 TYPE_CHECKING = False
@@ -43,7 +43,7 @@ class Entries:
         self.code = flight.code
         self.resumable = flight.gate.generator_like
         self.ident = get_ident()
-        self.here = _greenlet()
+        self.here = current_greenlet()
         self.entered = 0
         # Weakly, as in the tracer, and last, since an interrupt may strike here.
         self.flight: Callable[[], Flight | None] = ref(flight, self._lost)
@@ -64,7 +64,7 @@ class Entries:
     def _holds(self, frame: FrameType | None) -> bool:
         if not self.resumable:
             # A plain call has its thread for itself until it ends, but for greenlets.
-            return get_ident() == self.ident and _greenlet() is self.here
+            return get_ident() == self.ident and current_greenlet() is self.here
         flight = self.flight()
         living = flight.living() if flight is not None and flight.living is not None else None
         root = frame_of(living) if living is not None else None
@@ -218,9 +218,3 @@ class Hooked(Entries):
 
 def _over() -> None:
     """Stand in for the weak reference to a flight that was stopped."""
-
-
-def _greenlet() -> object:
-    """Return the greenlet that runs; None where the package is not in use."""
-    module = sys.modules.get("greenlet")
-    return module.getcurrent() if module is not None else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from _thread import get_ident
 from os import getpid
+
+from autoprof.primitives import get_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from sys import getrefcount
 from time import perf_counter
+from weakref import ref
+
+from autoprof.primitives import current_greenlet, get_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ class Flight:
     """One call that is being measured; the `p` of the prologue.
 
     Attributes:
+        ident: of the strand that makes the call, see `primitives.strand_ident`.
         code: the code to run, held so that it can't die between `begin` and the making of the inner function.
         function: the inner function of a generator-like call, put here by the prologue.
         caller: the frame that made the call; tells the sampler where this call's own stack ends.
@@ -84,7 +88,10 @@ def has_ended(flight: Flight | None) -> bool:
 
 
 in_flight: dict[int, list[Flight]] = {}
-"""Thread ident → its open calls, outermost first. Only the thread itself writes its list."""
+"""Strand (thread or greenlet) → its open calls, outermost first. Only the strand itself writes its list."""
+
+greenlets: dict[int, tuple[ref[Any], int]] = {}
+"""Strand → weak reference to its greenlet, and the thread that runs it; empty where greenlets are not in use."""
 
 afloat: dict[int, Flight] = {}
 """id of the flight → coroutines, generators and async generators between their call and their end."""
@@ -98,19 +105,22 @@ def push(flight: Flight) -> None:
     """Make a call visible to the sampler."""
     stack = in_flight.get(flight.ident)
     if stack is None:
+        greenlet = current_greenlet()
+        if greenlet is not None:
+            greenlets[flight.ident] = ref(greenlet), get_ident()
         in_flight[flight.ident] = [flight]
     else:
         stack.append(flight)
 
 
 def drop(flight: Flight) -> None:
-    """Take a call out again; calls end out of order under greenlets, so the top is only the usual place."""
+    """Take a call out again; the top is only the usual place: an interrupt may have left another there."""
     stack = in_flight.get(flight.ident)
     if not stack:
         return
     if stack[-1] is flight:
         if len(stack) == 1:
-            del in_flight[flight.ident]
+            forget(flight.ident)
         else:
             del stack[-1]
     elif flight in stack:
@@ -138,7 +148,29 @@ def drop_abandoned(ident: int) -> None:
         except ValueError:
             pass  # the other of the sampler and the thread itself was faster
     if not stack:
-        in_flight.pop(ident, None)
+        forget(ident)
+
+
+def leaf_of(ident: int, frames: dict[int, FrameType]) -> FrameType | None:
+    """Return the innermost frame of a strand, also of a greenlet that waits; None when it is no more.
+
+    Args:
+        frames: of the threads, from `sys._current_frames()`.
+    """
+    known = greenlets.get(ident)
+    if known is None:
+        return frames.get(ident)
+    greenlet = known[0]()
+    if greenlet is None or greenlet.dead:
+        return None
+    waiting: FrameType | None = greenlet.gr_frame
+    return waiting if waiting is not None else frames.get(known[1])
+
+
+def forget(ident: int) -> None:
+    """Let go of a strand that has no open call, or is no more."""
+    in_flight.pop(ident, None)
+    greenlets.pop(ident, None)
 
 
 def forget_all() -> None:
@@ -147,4 +179,5 @@ def forget_all() -> None:
     generation += 1
     born_s = perf_counter()
     in_flight.clear()
+    greenlets.clear()
     afloat.clear()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from _thread import allocate_lock
 from collections import deque
 from time import monotonic
 
@@ -11,6 +10,7 @@ from autoprof import clock, guard
 from autoprof import probe as probes
 from autoprof.background import Background
 from autoprof.errors import StoreError
+from autoprof.primitives import allocate_lock
 from autoprof.sampler import nothing, recorder
 
 TYPE_CHECKING = False
@@ -38,11 +38,14 @@ class Flusher:
     Attributes:
         active: probes that have had a call; the others have nothing to tell.
         unsent: what could not be written yet; bounded, `dropped` counts the rest.
+        cut_off: a fork has come inside an import or the first opening of the store, which took longer than can be
+            waited for. Beware: in the child they never end, and whoever imports or opens the same hangs.
         last_error: why writing fails at the moment; None when it works.
     """
 
     def __init__(self, make_writer: Callable[[], Any]) -> None:
         self._make_writer = make_writer
+        self.cut_off = False
         self.dropped = 0
         self._restates = False
         self.last_error: str | None = None
@@ -74,11 +77,12 @@ class Flusher:
         if not thread.start():
             self._thread = None
 
-    def rest(self, wait_s: float) -> bool:
+    def rest(self, wait_s: float, delicate_wait_s: float = 0.0) -> bool:
         """End the thread for now; tell whether there was one."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            thread.stop(wait_s)
+            gone = thread.stop(wait_s, delicate_wait_s)
+            self.cut_off = not gone and thread.is_delicate()
         return thread is not None
 
     def wake(self) -> None:
@@ -86,6 +90,10 @@ class Flusher:
         thread = self._thread
         if thread is not None:
             thread.wake()
+
+    def give_up(self) -> None:
+        """Never write anything."""
+        self.flush = self.close = self.start = nothing  # type: ignore[method-assign]
 
     def watch(self, probe: Probe) -> None:
         """Count a probe's numbers from now on."""
@@ -102,8 +110,11 @@ class Flusher:
                 continue
             postponed = 0
             self._work()
+            # Once the store is imported and open, it has its own way to keep a fork waiting.
+            thread.delicate = self._writer is None
             if clock.monotonic_ns() - self._flushed_ns >= SOONEST_FLUSH_NS:
                 self.flush()
+            thread.delicate = False
             self._tick()
 
     def _tick(self) -> None:
@@ -328,21 +339,6 @@ def merged(deltas: list[Any]) -> list[Any]:
                 both[index] = both.get(index, 0) + count
             setattr(first, name, both)
     return list(out.values())
-
-
-def close_with_multiprocessing(flusher: Flusher) -> None:
-    """Write before `os._exit`: multiprocessing's children by fork run no atexit, only their own finalizers."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is None:
-        return
-
-    def register(_: object) -> None:
-        util.Finalize(None, flusher.close, exitpriority=-100)
-
-    try:
-        util.register_after_fork(flusher, register)
-    except Exception as error:
-        guard.report("multiprocessing", error)
 
 
 def _memory_is_traced() -> bool:

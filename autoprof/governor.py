@@ -6,12 +6,11 @@ costs what a closed gate costs.
 
 from __future__ import annotations
 
-from _thread import allocate_lock, get_ident
-
 from autoprof import calls, guard, telling
 from autoprof import probe as probes
 from autoprof.background import Background
 from autoprof.clock import monotonic_ns, thread_ns
+from autoprof.primitives import allocate_lock, get_ident
 from autoprof.sampler import recorder
 
 TYPE_CHECKING = False
@@ -99,12 +98,13 @@ class Governor:
         if any(gate.used or gate.size for each in self._subject() for gate in each.gates):
             self.start()
 
-    def rest(self, wait_s: float) -> None:
+    def rest(self, wait_s: float, delicate_wait_s: float = 0.0) -> None:
         """End the thread for now: a fork comes, or the end."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._rested = True
-            thread.stop(0.0 if self._owner == get_ident() else wait_s)
+            own = self._owner == get_ident()
+            thread.stop(0.0 if own else wait_s, 0.0 if own else delicate_wait_s)
 
     @property
     def rested(self) -> bool:

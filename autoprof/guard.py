@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import get_ident
+
+from autoprof.primitives import strand_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ _logged: set[str] = set()
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _HOMES = frozenset(("autoprof", "blinker", "psutil", "pyinstrument", "yaml"))
 """Where exceptions that our own frames raise are defined, besides the standard library."""
+
+
+def forget() -> None:
+    """Start clean in a forked child: of the parent's threads only the one that forked is there."""
+    suppressed.intersection_update((strand_ident(),))
 
 
 def strict() -> bool:
@@ -102,7 +108,7 @@ def inform(message: str) -> None:
 
 
 def _log(level: int, message: str) -> None:
-    ident = get_ident()
+    ident = strand_ident()
     entered = ident not in suppressed
     suppressed.add(ident)
     try:

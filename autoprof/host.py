@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from _thread import allocate_lock
 from os import O_RDONLY, close, fstat, getpid, open, read
 from sys import platform
+
+from autoprof.primitives import allocate_lock
 
 try:
     from os import pread

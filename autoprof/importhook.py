@@ -12,11 +12,11 @@ from __future__ import annotations
 import _frozen_importlib as _bootstrap
 import sys
 from _frozen_importlib_external import FileLoader, SourceFileLoader
-from _thread import get_ident
 
 from autoprof import guard
 from autoprof.frameless import chain
 from autoprof.mainhook import RunpyHook, ScriptHook, is_script
+from autoprof.primitives import get_ident
 from autoprof.transform import source_of, transform
 
 TYPE_CHECKING = False

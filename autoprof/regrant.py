@@ -6,12 +6,13 @@ names any more gets its original back. Old gates stay behind their probes: calls
 
 from __future__ import annotations
 
-from time import monotonic, sleep
+from time import monotonic
 from types import CodeType, FunctionType
 
 from autoprof import calls, guard, live
 from autoprof import probe as probes
 from autoprof.gate import EXHAUSTED, GENERATOR_LIKE, Gate, TimedGate, gate_of
+from autoprof.primitives import nap
 from autoprof.probe import IF_SLOW
 from autoprof.rewrite.tree import is_function
 
@@ -40,7 +41,7 @@ class Pace:
     def step(self) -> None:
         """Rest, if it is time."""
         if monotonic() - self._since >= SLICE_S:
-            sleep(REST_S)
+            nap(REST_S)
             self._since = monotonic()
 
 

@@ -62,11 +62,11 @@ class Watcher:
         if not thread.start():
             self._thread = None
 
-    def rest(self, wait_s: float) -> None:
+    def rest(self, wait_s: float, delicate_wait_s: float = 0.0) -> None:
         """End the thread; `start` starts another, which knows what this one has seen."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            thread.stop(wait_s)
+            thread.stop(wait_s, delicate_wait_s)
 
     def forget_thread(self) -> None:
         """Start clean in a forked child, where the thread does not exist."""
@@ -74,10 +74,13 @@ class Watcher:
 
     def _run(self, thread: Background) -> None:
         while thread.pause(self.period_s):
+            thread.delicate = True
             try:
                 self.look(thread.pause)
             except Exception as error:
                 guard.count("reload", error)
+            finally:
+                thread.delicate = False
 
     def look(self, pause: Callable[[float], bool]) -> None:
         """Look once; call `changed` with the content if it is another than last time, `gone` when there is no file.

@@ -11,14 +11,14 @@ import gc
 import os
 import sys
 from _random import Random
-from _thread import allocate_lock
 from collections import deque
 
 from autoprof import clock, guard
 from autoprof import frames as reading
 from autoprof.background import Background
 from autoprof.callstacks import AWAIT
-from autoprof.flight import Flight, afloat, drop_abandoned, in_flight
+from autoprof.flight import Flight, afloat, drop_abandoned, forget, in_flight, leaf_of
+from autoprof.primitives import allocate_lock
 from autoprof.watching import Watch
 
 TYPE_CHECKING = False
@@ -83,11 +83,11 @@ class Sampler:
             self.idle = True
         self.on_wake()
 
-    def stop(self, wait_s: float = 0.0) -> None:
+    def stop(self, wait_s: float = 0.0, delicate_wait_s: float = 0.0) -> None:
         """Let the thread end; a later `wake` starts another."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            thread.stop(wait_s)
+            thread.stop(wait_s, delicate_wait_s)
         self.idle = True
 
     def forget_thread(self) -> None:
@@ -191,9 +191,9 @@ class Sampler:
             threads, scale = reading.reservoir(list(in_flight.items()))
             scaled_ns = int(weight_ns * scale)
             for ident, stack in threads:
-                frame = frames.get(ident)
+                frame = leaf_of(ident, frames)
                 if frame is None:
-                    in_flight.pop(ident, None)  # the thread ended inside the call
+                    forget(ident)  # the thread ended inside the call
                 else:
                     drop_abandoned(ident)
                     self._look_at_thread(frame, stack, now_ns, scaled_ns)
@@ -208,12 +208,16 @@ class Sampler:
         frame: FrameType | None = leaf
         for each in stack[::-1]:
             caller = each.caller
+            start, depth = frame, len(ids)
             for _ in range(reading.DEPTH_MAX - len(ids)):
                 if frame is caller or frame is None:
                     break
                 add(id(frame.f_code))
                 frame = frame.f_back
-            if now_ns - each.started_ns <= each.limit_ns:
+            if frame is None and caller is not None:  # in a greenlet, begun before we knew that there are any
+                frame = start
+                del ids[depth:]
+            elif now_ns - each.started_ns <= each.limit_ns:
                 self._count(each, leaf, tuple(ids), weight_ns)
 
     def _count(
@@ -333,15 +337,13 @@ class Sampler:
     def _find_running(self, leaf: FrameType, running: dict[int, Flight], weight_ns: int) -> None:
         ids: list[int] = []
         frame: FrameType | None = leaf
-        for _ in range(reading.DEPTH_MAX):
-            if frame is None:
-                return
+        while frame is not None and len(ids) < reading.DEPTH_MAX:
             ids.append(id(frame.f_code))
-            flight_here = running.get(id(frame))
-            if flight_here is not None:
-                self._count(flight_here, leaf, tuple(ids), weight_ns)
+            here = running.get(id(frame))
+            if here is not None:
+                self._count(here, leaf, tuple(ids), weight_ns)
                 if self.followed:
-                    self._count_followed(flight_here, leaf, tuple(ids), len(ids), weight_ns)
+                    self._count_followed(here, leaf, tuple(ids), len(ids), weight_ns)
             frame = frame.f_back
 
     def _look_at_suspended(self, each: Flight, living: object, weight_ns: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from _thread import RLock
 
 from autoprof import (
     arbiter,
@@ -15,6 +14,8 @@ from autoprof import (
     events,
     frames,
     guard,
+    interpreters,
+    leaving,
     loading,
     run,
     strategies,
@@ -25,9 +26,10 @@ from autoprof import gate as gates
 from autoprof import probe as probes
 from autoprof.budget import Budget
 from autoprof.clock import wall_ns
-from autoprof.flusher import Flusher, close_with_multiprocessing
+from autoprof.flusher import Flusher
 from autoprof.governor import Governor
 from autoprof.installer import SPLICE, Installer
+from autoprof.primitives import RLock
 from autoprof.reload import Watcher
 from autoprof.sampler import nothing, recorder
 from autoprof.standing import Standing
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 FORK_WAIT_S = 0.1
 CHANGE_WAIT_S = 1.0
+FORK_DELICATE_WAIT_S = 5.0
 INTERVAL_NS = 10_000_000
 DEFAULT_OUTPUT = "./autoprof-data"
 DEFAULT_BUDGET = 0.01
@@ -245,7 +248,9 @@ class Session:
             recorder.interval_ns = min(recorder.interval_ns, max(interval_ns, 1_000_000))
 
     def _make_writer(self) -> Any:
-        import socket
+        # Not socket: it evaluates strings while it is imported, and when that happens at exit, the interpreter forgets
+        # that it was going to die of a KeyboardInterrupt.
+        from _socket import gethostname
 
         from autoprof.store import StoreWriter
 
@@ -254,7 +259,7 @@ class Session:
             self.output,
             run=self.run,
             pid=os.getpid(),
-            host=socket.gethostname(),
+            host=gethostname(),
             service=dict(policy.service) if policy else {},
             max_size_bytes=policy.store_max_size_bytes if policy else _DEFAULT_MAX_SIZE_BYTES,
             max_age_ns=policy.store_max_age_ns if policy else _DEFAULT_MAX_AGE_NS,
@@ -304,11 +309,11 @@ class Session:
 
     def rest(self) -> None:
         """End our threads before a fork: from 3.12 on it would warn the application of them."""
-        recorder.stop(FORK_WAIT_S)
+        recorder.stop(FORK_WAIT_S, FORK_DELICATE_WAIT_S)
         if self.watcher is not None:
-            self.watcher.rest(FORK_WAIT_S)
-        self.governor.rest(FORK_WAIT_S)
-        self._rested = self.flusher.rest(FORK_WAIT_S)
+            self.watcher.rest(FORK_WAIT_S, FORK_DELICATE_WAIT_S)
+        self.governor.rest(FORK_WAIT_S, FORK_DELICATE_WAIT_S)
+        self._rested = self.flusher.rest(FORK_WAIT_S, FORK_DELICATE_WAIT_S)
 
     def resume(self) -> None:
         """Have them start again with the parent's next measured call, if they ran."""
@@ -330,11 +335,14 @@ class Session:
     def in_child(self) -> None:
         """Start clean in a forked child: no thread, no connection, all counts at zero."""
         self.started_ns = wall_ns()
+        guard.forget()
         flights.forget_all()
         recorder.forget_thread()
         gates.reseed()
         old = self.flusher
         self.flusher = Flusher(self._make_writer)
+        if old.cut_off:
+            self.flusher.give_up()
         self._wire_flusher()
         for each in self.installer.probes.values():
             each.clear()
@@ -343,7 +351,7 @@ class Session:
             self.flusher.watch(each)
         for strategy in self.strategies.values():
             strategy.forget()
-        close_with_multiprocessing(self.flusher)
+        leaving.close_with_finalizers(self.flusher)
         if self.watcher is not None:
             self.watcher.forget_thread()
             self.watcher.start()
@@ -376,7 +384,7 @@ _changing = RLock()
 
 
 def start(path_or_policy: Any = None) -> None:
-    """Put a policy in force, replacing the one before.
+    """Put a policy in force, replacing the one before; in a subinterpreter only log why not.
 
     Args:
         path_or_policy: a path, a mapping in the shape of the file, or a Policy; None is the default session that
@@ -386,6 +394,8 @@ def start(path_or_policy: Any = None) -> None:
         PolicyErrors: the policy is wrong; the one in force stays.
         OSError: the file can't be read.
     """
+    if interpreters.refused():
+        return
     policy, source = loading.policy_of(path_or_policy)
     _start(policy, source)
 
@@ -418,6 +428,8 @@ def start_from_environment() -> None:
         PolicyErrors, OSError: only under AUTOPROF_STRICT.
     """
     global _expected
+    if interpreters.refused():
+        return
     from autoprof.errors import PolicyErrors
 
     source = loading.Source(os.environ["AUTOPROF_CONFIG"])
@@ -474,7 +486,7 @@ def _prepare_process() -> None:
         os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
 
 
-def _at_exit() -> None:
+def _at_exit(**_: object) -> None:
     if current is None:
         return
     try:
@@ -489,7 +501,12 @@ def _before_fork() -> None:
     _held = _changing.acquire(True, CHANGE_WAIT_S)  # a child must not be born with half a policy
     _with_session(Session.rest)
     if _expected is not None:
-        _expected.rest(FORK_WAIT_S)
+        _expected.rest(FORK_WAIT_S, FORK_DELICATE_WAIT_S)
+    if current is not None:
+        try:
+            leaving.close_with_celery(_at_exit)
+        except Exception as error:
+            guard.report("fork", error)
 
 
 def _after_fork() -> None:
@@ -539,7 +556,8 @@ def decorate(function: Any, kind: str, options: dict[str, Any]) -> Any:
     """Be a decorator: start the default session when there is none."""
     if current is None:
         start(None)
-    assert current is not None
+    if current is None:
+        return function
     env = options.get("env")
     if env is not None and events.environment["env"] not in env:
         options = {**options, "enabled": False}

@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
-from _thread import get_ident
-
 import blinker
 
 from autoprof import clock, events, guard
+from autoprof.primitives import strand_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def send(name: str, sender: str, measurements: dict[str, Any], metadata: dict[st
     global sent
     sent += 1
     signal = _by_name[name]
-    ident = get_ident()
+    ident = strand_ident()
     entered = ident not in guard.suppressed
     guard.suppressed.add(ident)
     try:

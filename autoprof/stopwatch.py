@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from _thread import get_ident
 from sys import _getframe, getprofile, modules
 
 from autoprof import arbiter, flight, gate, guard, telling
 from autoprof.calls import other_profiler
 from autoprof.clock import monotonic_ns
+from autoprof.primitives import strand_ident
 from autoprof.probe import close_for
 from autoprof.sampler import recorder
 
@@ -49,7 +49,7 @@ def _told(
 ) -> None:
     entered_ns = monotonic_ns()
     probe: Probe | None = gate_.timer
-    ident = get_ident()
+    ident = strand_ident()
     if probe is None or probe.state != "installed" or ident in guard.suppressed or started_s < flight.born_s:
         return
     duration_ns = int(elapsed_s * 1e9)

@@ -7,10 +7,10 @@ import sqlite3
 import sys
 import time
 import weakref
-from _thread import allocate_lock, get_ident
 
 from autoprof import store_bounds, store_file
 from autoprof.errors import StoreError
+from autoprof.primitives import allocate_lock, get_ident
 from autoprof.store_batch import Batch, Ids, store_text
 
 TYPE_CHECKING = False

@@ -21,7 +21,6 @@ than it was made in is not followed there. The hook is a level of recursion on t
 from __future__ import annotations
 
 import time
-from _thread import get_ident
 from sys import getprofile, setprofile
 from time import perf_counter_ns
 from types import ModuleType
@@ -31,6 +30,7 @@ from autoprof import arbiter, clock, guard, naming
 from autoprof.callgraph import OTHER, Graph
 from autoprof.flight import has_ended
 from autoprof.frames import frame_of
+from autoprof.primitives import get_ident
 from autoprof.rewrite.epilogue import first_resume
 from autoprof.tracer_hook import CLOCK, HIDDEN, PYTHON, TRANSPARENT, C, Edge, Hook, Node
 

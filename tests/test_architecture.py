@@ -177,3 +177,18 @@ def test_no_machine_is_named() -> None:
 def test_extras_are_complete() -> None:
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert {"test", "dev"} <= set(extras)
+
+
+def test_thread_primitives_come_from_one_place() -> None:
+    """gevent and eventlet replace what is in `_thread` and `time.sleep`; ours must not be theirs."""
+    for path in MODULES:
+        imported = {
+            (node.module, alias.name) if isinstance(node, ast.ImportFrom) else (alias.name, "")
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        modules = {module for module, _ in imported}
+        if path.stem not in ("primitives", "interpreters"):
+            assert "_thread" not in modules, path
+        assert ("time", "sleep") not in imported and "time.sleep(" not in path.read_text(), path

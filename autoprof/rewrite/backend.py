@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from _thread import allocate_lock, start_new_thread
 from itertools import repeat
 
+from autoprof.primitives import allocate_lock, start_new_thread
 from autoprof.rewrite import table
 
 TYPE_CHECKING = False

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from _thread import RLock
-
 from autoprof import probe as probes
 from autoprof import tracer
 from autoprof.callgraph import Graph
 from autoprof.counting import count_elements
+from autoprof.primitives import RLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ Our subscriber takes the frames as they are, keeps those of this very call, and 
 from __future__ import annotations
 
 import sys
-from _thread import allocate_lock, get_ident
 
 from autoprof import arbiter, clock, guard
 from autoprof import probe as probes
 from autoprof.callstacks import AWAIT, CallStacks
 from autoprof.frames import awaiting, frame_label, frame_of
+from autoprof.primitives import allocate_lock, get_ident
 from autoprof.sampler import recorder
 
 TYPE_CHECKING = False
