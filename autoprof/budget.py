@@ -32,8 +32,8 @@ from autoprof.demand import (
     stopwatch_demand,
 )
 from autoprof.gate import EXHAUSTED, gap_scale
-from autoprof.probe import combined_rate, retime, retune_all
 from autoprof.sampler import recorder
+from autoprof.turns import combined_rate, retime, retune_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from autoprof.declining import decline, has_gate, overtaken
 from autoprof.ends import stop_strategies
 from autoprof.flight import Flight, drop, push
 from autoprof.primitives import strand_ident
-from autoprof.probe import IF_SLOW, NOBODY, Busy, close_for, combined_rate, expire, retune
+from autoprof.probe import IF_SLOW, NOBODY, Busy
 from autoprof.sampler import recorder
+from autoprof.turns import close_for, combined_rate, expire, retune
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ import sys
 from collections import deque
 from time import monotonic
 
-from autoprof import clock, guard
-from autoprof import probe as probes
+from autoprof import clock, guard, turns
 from autoprof.background import Background
 from autoprof.errors import StoreError
 from autoprof.primitives import allocate_lock
@@ -103,7 +102,7 @@ class Flusher:
     def _run(self, thread: Background) -> None:
         postponed = 0
         while thread.pause(self._pause_s()):
-            probes.keep_time()
+            turns.keep_time()
             if postponed < POSTPONED_MAX and _memory_is_traced():
                 postponed += 1
                 self._tick()
@@ -127,7 +126,7 @@ class Flusher:
 
     def _pause_s(self) -> float:
         pause_s = PERIOD_S
-        due_ns = probes.next_turn_ns()
+        due_ns = turns.next_turn_ns()
         if due_ns is not None:
             pause_s = min(pause_s, max((due_ns - clock.monotonic_ns()) / 1e9, 0.001))
         return pause_s

@@ -6,8 +6,7 @@ costs what a closed gate costs.
 
 from __future__ import annotations
 
-from autoprof import calls, guard, telling
-from autoprof import probe as probes
+from autoprof import calls, guard, telling, turns
 from autoprof.background import Background
 from autoprof.clock import monotonic_ns, thread_ns
 from autoprof.primitives import allocate_lock, get_ident
@@ -146,7 +145,7 @@ class Governor:
     def adopt(self, probe: Probe) -> None:
         """Pause one more probe, if measuring is paused."""
         if self.reason and probe.check_load:
-            probes.hold(probe, self.reason)
+            turns.hold(probe, self.reason)
 
     def _subject(self) -> list[Probe]:
         return [each for each in list(self._everything()) if each.check_load and each.state in MEASURING]
@@ -203,7 +202,7 @@ class Governor:
         for each in subject:
             if self._ended:
                 return 0  # `stop` closes them, and no stopwatch may go on after it
-            probes.hold(each, reason)
+            turns.hold(each, reason)
         timed = [gate for each in subject for gate in each.gates if gate.timer is each and not _is_new(gate)]
         if reason:
             recorder.watch.retain(_is_timing)

@@ -6,8 +6,7 @@ import weakref
 from collections import deque
 from types import CodeType, FunctionType, ModuleType
 
-from autoprof import calls, compiled, ends, guard, marking, stopwatch, strategies
-from autoprof import probe as probes
+from autoprof import calls, compiled, ends, guard, marking, stopwatch, strategies, turns
 from autoprof.gate import GENERATOR_LIKE, Gate, TimedGate
 from autoprof.probe import IF_SLOW, Probe
 
@@ -180,7 +179,7 @@ class Installer:
             made.state, made.reason = "disabled", "enabled: false"
         for_ns = options.get("for_ns")
         if for_ns is not None and self.policy is not None and made.state == "installed":
-            probes.expire_at(made, self.policy.loaded_ns + for_ns)
+            turns.expire_at(made, self.policy.loaded_ns + for_ns)
         self.probes[target, kind] = made
         if made.state == "installed" and made is not known:
             self.on_installed(made)
@@ -205,7 +204,7 @@ class Installer:
         """Let go of the probes that nothing has taken over; return them."""
         gone, self._before = list(self._before.values()), {}
         for each in gone:
-            probes.end(each, "no rule of the policy in force names it")
+            turns.end(each, "no rule of the policy in force names it")
             self.removed[each.target, each.policy, id(each.strategy)] = each
         while len(self.removed) > REMOVED_LISTED:
             self.removed.pop(next(iter(self.removed)), None)

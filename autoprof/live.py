@@ -13,7 +13,7 @@ from itertools import compress, repeat
 from operator import is_
 from types import CodeType, FunctionType
 
-from autoprof import calls, guard
+from autoprof import calls, guard, turns
 from autoprof import probe as probes
 from autoprof.declining import decline
 from autoprof.gate import gate_of
@@ -186,7 +186,7 @@ def _put_behind(gate: Gate, granted: Iterable[Probe]) -> None:
             each.add(gate)
             added = True
     if added and gate.begin is not calls.first:
-        probes.retune(gate)
+        turns.retune(gate)
 
 
 def copy_local_events(old: CodeType, new: CodeType) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from time import monotonic
 from types import CodeType, FunctionType
 
-from autoprof import calls, guard, live
-from autoprof import probe as probes
+from autoprof import calls, guard, live, turns
 from autoprof.gate import EXHAUSTED, GENERATOR_LIKE, Gate, TimedGate, gate_of
 from autoprof.primitives import nap
 from autoprof.probe import IF_SLOW
@@ -109,7 +108,7 @@ def _regrant(installer: Installer, gate: Gate) -> None:
         gate.begin = calls.first
         gate.swap(EXHAUSTED, 0)
     elif gate.begin is not calls.first and (before != gate.probes or gate.used or gate.size):
-        probes.retune(gate)
+        turns.retune(gate)
     if wanted and gate.begin is not calls.first:
         calls.on_first_call(gate)
 
@@ -126,7 +125,7 @@ def _retime(gate: TimedGate, timer: Probe | None) -> None:
         gate.clock, gate.threshold, gate.timer = EXHAUSTED, float("inf"), None
     else:
         gate.time_for(timer)
-        probes.retime(gate)
+        turns.retime(gate)
 
 
 def _retire(gate: Gate) -> None:

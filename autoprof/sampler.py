@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
 STACKS_KEPT, STACKS_A_CALL, ADDED_HELD = 20_000, 2_000, 1_000
 COLLECTS_WHILE_ALLOCATING = sys.version_info < (3, 12)
-IDLE_AFTER_S = 0.25
-DROWSY_AFTER_S, DROWSY = 60.0, 10
+IDLE_AFTER_S, DROWSY_AFTER_S, DROWSY = 0.25, 60.0, 10
 """After a minute without a call of a watched function the intervals are ten times as long."""
 _random = Random(int.from_bytes(os.urandom(16), "little"))
 

@@ -1,377 +1,21 @@
-"""Wire the floors: one policy in force in one process. The only module that knows all the others."""
+"""Put policies in force: start, replace, reload, stop; and what a fork and the end of the process mean for that."""
 
 from __future__ import annotations
 
 import os
-import sys
-import weakref
 
-from autoprof import (
-    arbiter,
-    calibration,
-    calls,
-    compiled,
-    events,
-    frames,
-    guard,
-    interpreters,
-    leaving,
-    loading,
-    run,
-    strategies,
-    telling,
-)
-from autoprof import flight as flights
-from autoprof import gate as gates
-from autoprof import probe as probes
-from autoprof.budget import Budget
-from autoprof.clock import wall_ns
-from autoprof.flusher import Flusher
-from autoprof.governor import Governor
-from autoprof.installer import SPLICE, Installer
+from autoprof import events, guard, interpreters, leaving, loading, run
 from autoprof.primitives import RLock
 from autoprof.reload import Watcher
-from autoprof.sampler import nothing, recorder
-from autoprof.standing import Standing
+from autoprof.wiring import CHANGE_WAIT_S, FORK_DELICATE_WAIT_S, FORK_WAIT_S, Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from autoprof.gate import Gate
     from autoprof.policy import Policy
-    from autoprof.probe import Probe
     from autoprof.probe_status import ProbeStatus
-    from autoprof.rewrite.backend import Backend
-
-FORK_WAIT_S = 0.1
-CHANGE_WAIT_S = 1.0
-FORK_DELICATE_WAIT_S = 5.0
-INTERVAL_NS = 10_000_000
-DEFAULT_OUTPUT = "./autoprof-data"
-DEFAULT_BUDGET = 0.01
-_DEFAULT_MAX_SIZE_BYTES = 256_000_000
-_DEFAULT_MAX_AGE_NS = 7 * 86_400 * 1_000_000_000
-
-
-class Session:
-    """A policy in force: probes, sampler, writer, import hook.
-
-    Attributes:
-        policy: None when decorators in the code started it.
-        notices: sentences for `status` and `doctor` about what is not in force.
-    """
-
-    def __init__(self, policy: Policy | None) -> None:
-        self.policy = policy
-        self.strategies: dict[str, Any] = {}
-        self.installer = Installer(policy, self._choose_backend, self.strategy)
-        self.installer.on_installed = self._installed
-        self.flusher = Flusher(self._make_writer)
-        self.governor = Governor(policy, lambda: self.installer.probes.values())
-        self.started_ns = wall_ns()
-        self.budget = self._make_budget()
-        self._wire_flusher()
-        self.run, self.start_folder = run.run_and_folder()
-        self.watcher: Watcher | None = None
-        self._hook: Any = None
-        self._rested = False
-        self._telling_later: list[Probe] | None = []
-
-    def _wire_flusher(self) -> None:
-        self.governor.on_change = self.flusher.restate
-        self.flusher.on_window = telling.send_sample
-        self.flusher.on_period = self._reckon
-        self.flusher.states = Standing(self.policy, self.installer, self.started_ns).news
-
-    def _make_budget(self) -> Budget:
-        share = self.policy.budget if self.policy else DEFAULT_BUDGET
-        return Budget(
-            share,
-            lambda: list(self.flusher.active),
-            lambda: self.flusher.busy_ns + self.governor.busy_ns,
-            lambda: self.flusher.wake(),
-        )
-
-    def _reckon(self) -> None:
-        calibration.calibrate(self.installer)
-        self.budget.tick()
-
-    def _choose_backend(self) -> Backend:
-        from autoprof.rewrite import backend
-
-        return backend.choose(self.policy.rewrite if self.policy else "auto")
-
-    def strategy(self, name: str) -> Any:
-        """Return the strategy object of a name; None for `sample`, which the flight recorder does."""
-        if name == "sample":
-            return None
-        if name not in self.strategies:
-            self.strategies[name] = strategies.make(name, self._deliver)
-        return self.strategies[name]
-
-    @property
-    def output(self) -> str:
-        """The output folder, absolute."""
-        from_policy = self.policy.output if self.policy else None
-        folder = os.environ.get("AUTOPROF_OUTPUT") or from_policy or DEFAULT_OUTPUT
-        return os.path.join(self.start_folder, os.path.expanduser(folder))
-
-    def begin(self) -> None:
-        """Put the policy in force: hook imports, splice what is already imported."""
-        calls.on_first_call, calls.on_roused = self._first_call, self._awake
-        guard.listeners.append(telling.send_internal_error)
-        self._name_environment()
-        if self.policy is not None:
-            self._hook_imports()
-            self._splice_imported()
-
-    def _name_environment(self) -> None:
-        policy = self.policy
-        events.environment["env"] = policy.env if policy else os.environ.get("AUTOPROF_ENV") or "dev"
-        events.environment["service"] = policy.service.get("service") if policy else None
-        recorder.interval_ns = INTERVAL_NS
-
-    def _hook_imports(self) -> None:
-        """Be asked about imports as long as there is a rule."""
-        wanted = bool(self.policy and self.policy.active_rules)
-        if wanted and self._hook is None:
-            from autoprof import importhook
-
-            self._hook = importhook.install(self.installer)
-        elif not wanted and self._hook is not None:
-            self._hook.uninstall()
-            self._hook = None
-
-    def rewrites_as(self, policy: Policy) -> bool:
-        """Tell whether what is rewritten already is rewritten as a policy wants it."""
-        return (self.policy.rewrite if self.policy else "auto") == policy.rewrite
-
-    def replace(self, policy: Policy) -> list[Probe]:
-        """Put another policy in force on what runs; return the probes that are gone. Tell of it by `tell`."""
-        from autoprof import regrant
-
-        old, self.policy = self.policy, policy
-        self._name_environment()
-        self._hook_imports()
-        self._telling_later = []
-        gone = regrant.apply(self.installer, policy)
-        compiled.report_imported(self.installer, [name for name in list(sys.modules) if policy.covers(name)])
-        if old is None or _place(old) != _place(policy) or not self.installer.probes:
-            self.flusher.change_writer()
-        if not self.installer.probes:
-            recorder.stop()
-            self.governor.rest(FORK_WAIT_S)
-            self.flusher.rest(FORK_WAIT_S)
-        self.governor.retarget(policy)
-        self.budget.change(policy.budget)
-        for each in self.installer.probes.values():
-            self._sample_at(each)
-            self.governor.adopt(each)
-        self.flusher.states = Standing(policy, self.installer, wall_ns()).news
-        return gone
-
-    def tell(self, gone: list[Probe]) -> None:
-        """Send what a change of policy has to say: where no lock of ours is held."""
-        installed, self._telling_later = self._telling_later, None
-        for each in installed or ():
-            telling.send_probe("probe_installed", each)
-        for each in gone:
-            telling.send_probe("probe_removed", each)
-        policy = self.policy
-        if policy is None:
-            return
-        if policy.inactive:
-            guard.inform(f"not active in this version: {', '.join(policy.inactive)}")
-        telling.send_session("policy_loaded", {"rules": len(policy.rules)}, path=policy.path, env=policy.env)
-
-    def watch(self, source: loading.Source | None, watcher: Watcher | None) -> None:
-        """Have the policy's file looked at, as its `reload` says; `watcher` may do so already."""
-        period_ns = self.policy.reload_ns if self.policy is not None else None
-        watcher = watcher or self.watcher
-        if watcher is not None and (source is None or watcher.path != source.path or not period_ns):
-            watcher.rest(0.0)
-            watcher = None
-        if watcher is None and source is not None and period_ns:
-            watcher = _watch(source, period_ns / 1e9)
-        elif watcher is not None and period_ns:
-            watcher.period_s = period_ns / 1e9
-        self.watcher = watcher
-
-    def _splice_imported(self) -> None:
-        covered = [name for name in list(sys.modules) if self.installer.covers(name)]
-        compiled.report_imported(self.installer, covered)
-        if not covered or self.installer.backend != SPLICE:
-            return
-        from autoprof import live
-
-        live.install(self.installer, live.functions_of(self.installer.covers))
-
-    def _first_call(self, gate: Gate) -> None:
-        if gate.owner is None and gate.code is not None and gate.original is not None:
-            from autoprof.owner import find_owner
-
-            owner = find_owner(gate)
-            if owner is not None:
-                gate.owner = weakref.ref(owner)
-        if isinstance(gate, gates.TimedGate) and gate.timer is not None:
-            probes.retime(gate)
-            if not gate.timer.paused:
-                recorder.watch.add(gate)
-                if recorder.idle:
-                    recorder.wake()
-        behind = {*gate.probes, gate.timer} - {None}
-        for each in behind:
-            self.flusher.watch(each)
-            if each.reason and each.state == "installed":
-                each.reason = ""
-        probes.expire_due()
-        self.flusher.start()
-        if any(each.check_load for each in behind):
-            self.governor.start()
-
-    def _installed(self, probe: Probe) -> None:
-        self.governor.adopt(probe)
-        # Beware: whoever imports threading first is its main thread, waited for at exit: never one of ours.
-        import threading  # noqa: F401
-
-        self._sample_at(probe)
-        if self._telling_later is not None:
-            self._telling_later.append(probe)
-        else:
-            telling.send_probe("probe_installed", probe)
-
-    def _sample_at(self, probe: Probe) -> None:
-        interval_ns = probe.options.get("interval_ns")
-        if interval_ns and probe.strategy is None:
-            recorder.interval_ns = min(recorder.interval_ns, max(interval_ns, 1_000_000))
-
-    def _make_writer(self) -> Any:
-        # Not socket: it evaluates strings while it is imported, and when that happens at exit, the interpreter forgets
-        # that it was going to die of a KeyboardInterrupt.
-        from _socket import gethostname
-
-        from autoprof.store import StoreWriter
-
-        policy = self.policy
-        return StoreWriter(
-            self.output,
-            run=self.run,
-            pid=os.getpid(),
-            host=gethostname(),
-            service=dict(policy.service) if policy else {},
-            max_size_bytes=policy.store_max_size_bytes if policy else _DEFAULT_MAX_SIZE_BYTES,
-            max_age_ns=policy.store_max_age_ns if policy else _DEFAULT_MAX_AGE_NS,
-            env=str(events.environment["env"]),
-            started_ns=self.started_ns,
-        )
-
-    def _deliver(self, probe: Probe, data: Any, duration_ns: int, view: str) -> str | None:
-        from autoprof import artefacts
-
-        return artefacts.deliver(self.output, probe, data, duration_ns, self.flusher, view)
-
-    def end(self) -> None:
-        """Close every gate, give every function its code back, write what is left."""
-        if self._hook is not None:
-            self._hook.uninstall()
-            self._hook = None
-        if self.watcher is not None:
-            self.watcher.rest(FORK_WAIT_S)
-        self.governor.end()
-        from autoprof import live, marking
-
-        marking.uninstall()
-        compiled.restore()
-        for gate in self.installer.all_gates():
-            gate.close()
-            gate.begin = live.declines
-        if self.installer.probes and self.installer.backend == SPLICE:
-            known = {id(gate) for gate in self.installer.all_gates()}
-            modules = {gate.site[0] for gate in self.installer.all_gates()} | {"__main__", "__mp_main__"}
-            if known:
-                live.restore(live.functions_of(lambda name: name in modules or self.installer.covers(name)))
-        live.forget()
-        arbiter.forget()
-        recorder.stop()
-        recorder.watch.clear()
-        frames.forget_labels()
-        strategies.close(self.strategies.values())
-        self.flusher.close()
-        self.budget.close()
-        if telling.send_internal_error in guard.listeners:
-            guard.listeners.remove(telling.send_internal_error)
-        probes.forget_time()
-        for each in self.installer.probes.values():
-            each.state, each.reason = "removed", "autoprof.stop() was called"
-        loading.accept()
-
-    def rest(self) -> None:
-        """End our threads before a fork: from 3.12 on it would warn the application of them."""
-        recorder.stop(FORK_WAIT_S, FORK_DELICATE_WAIT_S)
-        if self.watcher is not None:
-            self.watcher.rest(FORK_WAIT_S, FORK_DELICATE_WAIT_S)
-        self.governor.rest(FORK_WAIT_S, FORK_DELICATE_WAIT_S)
-        self._rested = self.flusher.rest(FORK_WAIT_S, FORK_DELICATE_WAIT_S)
-
-    def resume(self) -> None:
-        """Have them start again with the parent's next measured call, if they ran."""
-        # Not here: 3.13 counts the threads after this hook. The next measured call wakes the sampler, and that us.
-        waits = self._rested or self.governor.rested or self.watcher is not None
-        recorder.on_wake = self._awake if waits else nothing
-        self.governor.resume()
-
-    def _awake(self) -> None:
-        if self._rested:
-            self.flusher.start()
-        if self.governor.rested:
-            self.governor.start()
-        if self.watcher is not None:
-            self.watcher.start()
-        if recorder.watch and recorder.idle:
-            recorder.wake()
-
-    def in_child(self) -> None:
-        """Start clean in a forked child: no thread, no connection, all counts at zero."""
-        self.started_ns = wall_ns()
-        guard.forget()
-        flights.forget_all()
-        recorder.forget_thread()
-        gates.reseed()
-        old = self.flusher
-        self.flusher = Flusher(self._make_writer)
-        if old.cut_off:
-            self.flusher.give_up()
-        self._wire_flusher()
-        for each in self.installer.probes.values():
-            each.clear()
-        self.budget.in_child()
-        for each in list(old.active):
-            self.flusher.watch(each)
-        for strategy in self.strategies.values():
-            strategy.forget()
-        leaving.close_with_finalizers(self.flusher)
-        if self.watcher is not None:
-            self.watcher.forget_thread()
-            self.watcher.start()
-        self.governor.forget()
-        recorder.on_wake = self._awake if self.governor.rested else nothing
-        if probes.next_turn_ns() is not None or old.active:
-            self.flusher.start()
-
-    def status(self) -> list[ProbeStatus]:
-        """Return the state of every probe."""
-        from autoprof.probe_status import ProbeStatus
-
-        probes.expire_due()
-        listed = [*self.installer.probes.values(), *self.installer.removed.values()]
-        return [ProbeStatus.of(each) for each in listed]
-
-
-def _place(policy: Policy) -> tuple[object, ...]:
-    return policy.output, policy.service, policy.env, policy.store_max_size_bytes, policy.store_max_age_ns
-
 
 current: Session | None = None
 _expected: Watcher | None = None
@@ -414,8 +58,22 @@ def _start(policy: Policy | None, source: loading.Source | None) -> None:
             fresh.begin()
         session = current
         watcher, _expected = _expected, None
-        session.watch(source, watcher)
+        _keep_watch(session, source, watcher)
     session.tell(gone)
+
+
+def _keep_watch(session: Session, source: loading.Source | None, watcher: Watcher | None) -> None:
+    """Have the policy's file looked at, as its `reload` says; `watcher` may do so already."""
+    period_ns = session.policy.reload_ns if session.policy is not None else None
+    watcher = watcher or session.watcher
+    if watcher is not None and (source is None or watcher.path != source.path or not period_ns):
+        watcher.rest(0.0)
+        watcher = None
+    if watcher is None and source is not None and period_ns:
+        watcher = _watch(source, period_ns / 1e9)
+    elif watcher is not None and period_ns:
+        watcher.period_s = period_ns / 1e9
+    session.watcher = watcher
 
 
 def start_from_environment() -> None:

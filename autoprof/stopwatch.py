@@ -8,8 +8,8 @@ from autoprof import arbiter, flight, gate, guard, telling
 from autoprof.calls import other_profiler
 from autoprof.clock import monotonic_ns
 from autoprof.primitives import strand_ident
-from autoprof.probe import close_for
 from autoprof.sampler import recorder
+from autoprof.turns import close_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

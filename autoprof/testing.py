@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from autoprof import budget, calls, clock, session, signals
-from autoprof import probe as probes
+from autoprof import budget, calls, clock, session, signals, turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,7 +112,7 @@ class force:
         self._before.append((probe, probe.rate, probe.every_ns, probe.check_load, probe.price_ns))
         probe.check_load = False
         if probe.paused:
-            probes.hold(probe, "")
+            turns.hold(probe, "")
         probe.price_ns = 0.0  # the budget leaves it alone
         _unshed(probe)
         _set_rate(probe, 1.0, 0)
@@ -149,10 +148,10 @@ def _unshed(probe: Probe) -> None:
 
 def _set_rate(probe: Probe, rate: float, every_ns: int) -> None:
     probe.rate, probe.every_ns = rate, every_ns
-    probes.open_again(probe)
+    turns.open_again(probe)
     for gate in probe.gates:
         if gate.begin is not calls.first:  # a gate before its first call takes the rate then
-            probes.retune(gate)
+            turns.retune(gate)
 
 
 class FakeClock:

@@ -18,8 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import autoprof
-from autoprof import calls, gate, load, session, signals, testing
-from autoprof import probe as probes
+from autoprof import calls, gate, load, session, signals, testing, turns
 from autoprof.governor import Governor
 from autoprof.load import PAUSED_NS
 from autoprof.policy import Policy
@@ -253,7 +252,7 @@ def test_every_and_a_pause_do_not_open_each_others_gates(make: Make) -> None:
     subject.pause()
     assert subject.status().state == "paused"
     subject.clock.advance(s=40)
-    probes.keep_time()
+    turns.keep_time()
     f()
     assert probe.profiled == 1  # the pause does
     subject.resume()
@@ -441,13 +440,13 @@ def test_calls_stay_exact_with_threads_while_it_pauses_and_resumes(make: Make, k
         for each in threads:
             each.start()
         while any(each.is_alive() for each in threads) or turns < 20:
-            probes.hold(probe, "" if turns % 2 else "busy")
+            turns.hold(probe, "" if turns % 2 else "busy")
             turns += 1
     finally:
         sys.setswitchinterval(before_s)
         for each in threads:
             each.join()
-    probes.hold(probe, "")
+    turns.hold(probe, "")
     assert probe.calls == 4 * many + 1
 
 

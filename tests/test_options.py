@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from autoprof import artefacts, flusher, session, testing
-from autoprof import probe as probes
+from autoprof import artefacts, flusher, session, testing, turns
 from autoprof.policy import Policy
 from autoprof.schema import options_for
 from autoprof.store import StoreReader
@@ -54,7 +53,7 @@ def test_every_is_a_second_for_flame_graphs(make: Make) -> None:
     with testing.FakeClock() as clock:
         for advance_ms in (0, 500, 499, 1, 999, 1):
             clock.advance(ms=advance_ms)
-            probes.keep_time()
+            turns.keep_time()
             shop.work(0.0)
         assert (shop.probe.calls, shop.probe.profiled, shop.probe.skipped) == (6, 3, {})
 
@@ -88,7 +87,7 @@ def test_a_second_thread_in_the_open_gate_is_turned_away(loaded: Load) -> None:
     probe = module.probe("f")
     module.f()
     probe.closed_until_ns = 0  # as another thread saw it, a moment before
-    probes.retune(probe.gates[0])
+    turns.retune(probe.gates[0])
     module.f()
     assert (probe.calls, probe.profiled, probe.skipped) == (2, 1, {})
 
@@ -111,16 +110,16 @@ def test_a_rule_ends_when_its_time_is_over(loaded: Load) -> None:
         probe = module.probe("f")
         module.f()
         clock.advance(s=599)
-        probes.keep_time()
+        turns.keep_time()
         module.f()
         assert (probe.profiled, probe.state) == (2, "installed")
         clock.advance(s=1)
-        probes.keep_time()
+        turns.keep_time()
         for _ in range(5):
             module.f()
         assert (probe.calls, probe.profiled, probe.skipped) == (7, 2, {})
         assert (probe.state, probe.reason) == ("disabled", "its time is over (for: 10m)")
-        assert not probes.expiring
+        assert not turns.expiring
 
 
 def test_a_call_is_not_measured_even_before_the_background_thread_looks(loaded: Load) -> None:
@@ -130,7 +129,7 @@ def test_a_call_is_not_measured_even_before_the_background_thread_looks(loaded: 
         module.f()
         sent = len(events)
         clock.advance(s=1)
-        probes.expiring.clear()  # nobody looks
+        turns.expiring.clear()  # nobody looks
         assert module.f(3) == 3
         assert (probe.calls, probe.profiled, probe.state) == (2, 1, "disabled")
         assert len(events) == sent
@@ -186,9 +185,9 @@ def test_functions_imported_later_go_to_the_next_rule(tmp_path: Path) -> None:
 def test_a_stopped_session_leaves_nothing_that_waits(loaded: Load) -> None:
     module = loaded(every="1h", **{"for": "1h"})
     module.f()
-    assert probes.reopen and probes.expiring
+    assert turns.reopen and turns.expiring
     session.stop()
-    assert not probes.reopen and not probes.expiring and probes.next_turn_ns() is None
+    assert not turns.reopen and not turns.expiring and turns.next_turn_ns() is None
 
 
 # duration

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from autoprof import ends, flight, guard, session, signals, testing
-from autoprof import probe as probes
+from autoprof import ends, flight, guard, session, signals, testing, turns
 from autoprof.probe import Busy, Probe
 from tests import mechanisms
 from tests.mechanisms import Loaded
@@ -255,16 +254,16 @@ def test_every_closes_the_gate_for_a_while(loaded: Any) -> None:
             module.f()
         assert (probe.calls, probe.profiled) == (5, 1)
         clock.advance(ms=999)
-        probes.keep_time()
+        turns.keep_time()
         module.f()
         assert probe.profiled == 1
         clock.advance(ms=2)
-        probes.keep_time()
+        turns.keep_time()
         for _ in range(4):
             module.f()
         assert (probe.calls, probe.profiled, probe.skipped) == (10, 2, {})
         clock.advance(s=2)
-        probes.keep_time()
+        turns.keep_time()
 
 
 def test_two_policies_on_one_function(load: Load, tmp_path: Path) -> None:
@@ -382,11 +381,11 @@ def test_fake_clock_leaves_no_trace() -> None:
 
     real = clock.monotonic_ns
     with testing.FakeClock(monotonic_ns=5) as fake:
-        assert probes.monotonic_ns() == clock.monotonic_ns() == 5
+        assert turns.monotonic_ns() == clock.monotonic_ns() == 5
         fake.advance(s=1, ms=1, us=1, ns=1)
-        assert probes.monotonic_ns() == 1_001_001_006
+        assert turns.monotonic_ns() == 1_001_001_006
         assert clock.wall_ns() == fake.now_wall_ns
-    assert probes.monotonic_ns is clock.monotonic_ns is real
+    assert turns.monotonic_ns is clock.monotonic_ns is real
     assert sampler.clock.monotonic_ns is real
 
 
