@@ -8,12 +8,12 @@ is done a few times over, and the cheapest is taken. Together it takes some 5 ms
 from __future__ import annotations
 
 import weakref
-from _thread import get_ident
 from types import FunctionType
 
 from autoprof import calls, clock, ends, guard, stopwatch
 from autoprof.costs import prices
 from autoprof.gate import CLOCK, Gate, TimedGate
+from autoprof.primitives import get_ident
 from autoprof.probe import IF_SLOW, Probe
 from autoprof.sampler import recorder
 

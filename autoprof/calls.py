@@ -175,6 +175,8 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
             probes[0].charge(started_ns - entered_ns)
         if purse.left_ns < 0.0:
             cut(gate_)
+        if not gate_.arm(1):
+            gate_.used -= 1  # the inner call takes a tick of its own
     except BaseException as error:
         if call is not None and call.states:
             stop_strategies(call, 0, False)
@@ -182,8 +184,6 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
         if isinstance(error, (RecursionError, MemoryError)) or not isinstance(error, Exception):
             raise
         return _begin_failed(gate_, probes, error)
-    if not gate_.arm(1):
-        gate_.used -= 1  # the inner call takes a tick of its own
     return call
 
 

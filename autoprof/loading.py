@@ -38,11 +38,10 @@ class Source:
             PolicyErrors: it is wrong.
             OSError: it can't be read.
         """
-        from autoprof.config import MAX_BYTES
+        from autoprof import config
 
         self.content = None
-        with open(self.path, "rb") as file:
-            self.content = file.read(MAX_BYTES + 1)
+        self.content = config.read(self.path)
         return self.parse(self.content)
 
     def parse(self, content: bytes) -> Policy:

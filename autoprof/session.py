@@ -108,11 +108,13 @@ def _watch(source: loading.Source, period_s: float) -> Watcher:
     """Have the file looked at from now on."""
     import threading  # noqa: F401  # see `Session._installed`: the watcher's thread must not be the first to import it
 
-    def changed(content: bytes, sure: bool) -> bool:
+    def changed(_: bytes, sure: bool) -> bool:
         from autoprof.errors import PolicyErrors
 
         try:
-            policy = source.parse(content)
+            policy = source.read()
+        except OSError:
+            return False  # gone again
         except PolicyErrors as error:
             if sure:
                 loading.refuse(

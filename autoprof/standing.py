@@ -32,7 +32,10 @@ class Standing:
         probes_now = list(self.installer.probes.values())
         told_now = [standing_of(each) for each in probes_now]
         states_now = [(state, reason if state == "shed" else bool(reason)) for state, reason in told_now]
-        signature = (len(self.installer.matched_rules), states_now)
+        failures = dict(guard.internal_errors)
+        # By magnitude: a failure at every call must not rewrite the states at every flush.
+        magnitudes = {where: number.bit_length() for where, number in failures.items()}
+        signature = (len(self.installer.matched_rules), states_now, magnitudes)
         if signature == self._told:
             return None
         self._told = signature
@@ -47,6 +50,9 @@ class Standing:
             states.append(
                 ProbeState(globs, rule.label, rule.policy, "", "waiting", "matched no function yet")
             )
+        for where, number in failures.items():
+            told = f"{number} or more internal errors; see the application's log"
+            states.append(ProbeState(where, "autoprof", "internal", "", "failed", told))
         return states
 
     def _unmatched_rules(self) -> list[Rule]:

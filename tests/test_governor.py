@@ -428,7 +428,7 @@ def test_calls_stay_exact_with_threads_while_it_pauses_and_resumes(make: Make, k
     subject = make(rate=0.05, **slow)
     f, probe = subject.module.f, subject.probe()
     f()
-    before_s, many, turns = sys.getswitchinterval(), 20_000, 0
+    before_s, many, count = sys.getswitchinterval(), 20_000, 0
     sys.setswitchinterval(1e-5)
 
     def work() -> None:
@@ -439,9 +439,9 @@ def test_calls_stay_exact_with_threads_while_it_pauses_and_resumes(make: Make, k
     try:
         for each in threads:
             each.start()
-        while any(each.is_alive() for each in threads) or turns < 20:
-            turns.hold(probe, "" if turns % 2 else "busy")
-            turns += 1
+        while any(each.is_alive() for each in threads) or count < 20:
+            turns.hold(probe, "" if count % 2 else "busy")
+            count += 1
     finally:
         sys.setswitchinterval(before_s)
         for each in threads:
