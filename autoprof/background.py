@@ -7,7 +7,9 @@ must not be the reason, so they end before a fork and start again after it.
 from __future__ import annotations
 
 import os
+import sys
 from _thread import allocate_lock, get_ident, start_new_thread
+from functools import partial
 from time import monotonic, sleep
 
 from autoprof import guard
@@ -23,6 +25,12 @@ except ImportError:  # no threads to speak of
     def get_native_id() -> int:
         """Return 0: this platform does not number its threads."""
         return 0
+
+
+_CPROFILE = "cProfile"
+_CPROFILE_NAP_S = 0.05
+_monitoring = getattr(sys, "monitoring", None)
+_profiler: Callable[[], str | None] = partial(_monitoring.get_tool, 2) if _monitoring else partial(getattr, sys, "", None)
 
 
 class Background:
@@ -41,6 +49,8 @@ class Background:
         self._native_id = 0
         self._alarm = allocate_lock()
         self._alarm.acquire()
+        self._profilers = iter(_profiler, None)
+        self._naps = iter(partial(self._alarm.acquire, True, _CPROFILE_NAP_S), None)
 
     def start(self) -> bool:
         """Start the thread; False where there can't be one (interpreter shutdown, WebAssembly, limits)."""
@@ -67,6 +77,15 @@ class Background:
     def pause(self, seconds: float = -1.0) -> bool:
         """Sleep until the time is over or somebody calls `wake`; without a time, until then. Go on?"""
         self._alarm.acquire(True, seconds)
+        # Beware: from 3.12 on cProfile keeps one stack for all threads; a call here, or a return, is taken for the
+        # application's. Being asked for the next item by `for` is neither: no event.
+        for profiler in self._profilers:
+            if profiler != _CPROFILE or not self.wanted:
+                break
+            for _ in self._naps:
+                break
+        else:
+            self._profilers = iter(_profiler, None)  # an iterator that has ended stays so
         return self.wanted
 
     def wake(self) -> None:
