@@ -30,7 +30,9 @@ except ImportError:  # no threads to speak of
 _CPROFILE = "cProfile"
 _CPROFILE_NAP_S = 0.05
 _monitoring = getattr(sys, "monitoring", None)
-_profiler: Callable[[], str | None] = partial(_monitoring.get_tool, 2) if _monitoring else partial(getattr, sys, "", None)
+_profiler: Callable[[], str | None] = (
+    partial(_monitoring.get_tool, 2) if _monitoring else partial(getattr, sys, "", None)
+)
 
 
 class Background:

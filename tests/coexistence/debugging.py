@@ -31,6 +31,11 @@ class Client:
         self.sent = 0
         self.events: list[dict[str, Any]] = []
 
+    def close(self) -> None:
+        """Hang up."""
+        self.reader.close()
+        self.connection.close()
+
     def send(self, command: str, **arguments: Any) -> int:
         """Send a request; return its number."""
         self.sent += 1
@@ -98,7 +103,11 @@ def session(python: str, folder: Path, env: Mapping[str, str]) -> tuple[str, str
         text=True,
     )
     try:
-        transcript = _talk(Client(port), folder / "shop" / "work.py")
+        client = Client(port)
+        try:
+            transcript = _talk(client, folder / "shop" / "work.py")
+        finally:
+            client.close()
         output, errors = process.communicate(timeout=TIME_LIMIT_S)
     finally:
         if process.poll() is None:

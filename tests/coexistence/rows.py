@@ -134,7 +134,7 @@ ROWS = (
     Row("pytest", "pytest", ("python", "-m", "pytest", "-p", "no:cacheprovider", "shop_tests.py"),
         "the whole output, a failed assertion in it", _tests, "assert 20 == 2",
         _more(price=4, **{"Basket.__init__": 1, "Basket.total": 1}), status=1),
-    Row("cProfile", "", ("python", "by_cprofile.py"), "call counts and callers", _last_line, "price:", _TWICE),
+    Row("cProfile", "", ("python", "by_cprofile.py"), "call counts; callers on 3.11", _last_line, "price:", _TWICE),
     Row("pyinstrument", "pyinstrument", ("python", "by_pyinstrument.py"), "functions and who calls them", _last_line,
         "compute", _TWICE),
     Row("yappi", "yappi", ("python", "by_yappi.py"), "call counts", _last_line, "price:", _TWICE),
@@ -169,7 +169,9 @@ def _run(row: Row, venv: Path, folder: Path, ours: Mapping[str, str]) -> Any:
     command = [str(venv / "bin" / row.command[0]), *row.command[1:]]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=TIME_LIMIT_S)
     if done.returncode != row.status:
-        raise Difference(f"{row.name}: status {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+        raise Difference(
+            f"{row.name}: status {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        )
     return [row.read(folder, done.stdout, venv), _own_errors(done.stderr)]
 
 

@@ -20,7 +20,5 @@ def edges(frame, above):
 
 
 root = session.root_frame()
-seen = {
-    tuple(edge) for edge in edges(root, "") if edge[1] in ("day", "compute")
-}
+seen = {tuple(edge) for edge in edges(root, "") if edge[1] in ("day", "compute")}
 print(json.dumps(sorted(seen)))

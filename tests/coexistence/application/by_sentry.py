@@ -38,7 +38,9 @@ for envelope in taken:
             seen.append([kind, body["transaction"], [[s["op"], s["description"]] for s in body["spans"]]])
         elif kind == "event":
             for value in body["exception"]["values"]:
-                lines = [[f["function"], f["lineno"], sorted(f["vars"])] for f in value["stacktrace"]["frames"]]
+                lines = [
+                    [f["function"], f["lineno"], sorted(f["vars"])] for f in value["stacktrace"]["frames"]
+                ]
                 seen.append([kind, value["type"], value["value"], lines])
         elif kind == "profile":
             frames = {each["function"] for each in body["profile"]["frames"]}
