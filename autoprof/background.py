@@ -9,6 +9,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 import sys
+from functools import partial
 from time import monotonic
 
 from autoprof import guard
@@ -41,6 +42,14 @@ def _start_without_signals(work: Callable[[], None]) -> None:
         mask(_signal.SIG_SETMASK, before)
 
 
+_CPROFILE = "cProfile"
+_CPROFILE_NAP_S = 0.05
+_monitoring = getattr(sys, "monitoring", None)
+_profiler: Callable[[], str | None] = (
+    partial(_monitoring.get_tool, 2) if _monitoring else partial(getattr, sys, "", None)
+)
+
+
 class Background:
     """One run of a background thread; for another run make another object.
 
@@ -58,6 +67,8 @@ class Background:
         self._native_id = self._ident = 0
         self._alarm = allocate_lock()
         self._alarm.acquire()
+        self._profilers = iter(_profiler, None)
+        self._naps = iter(partial(self._alarm.acquire, True, _CPROFILE_NAP_S), None)
 
     def start(self) -> bool:
         """Start the thread; False where there can't be one (interpreter shutdown, WebAssembly, limits)."""
@@ -84,6 +95,15 @@ class Background:
     def pause(self, seconds: float = -1.0) -> bool:
         """Sleep until the time is over or somebody calls `wake`; without a time, until then. Go on?"""
         self._alarm.acquire(True, seconds)
+        # Beware: from 3.12 on cProfile keeps one stack for all threads; a call here, or a return, is taken for the
+        # application's. Being asked for the next item by `for` is neither: no event.
+        for profiler in self._profilers:
+            if profiler != _CPROFILE or not self.wanted:
+                break
+            for _ in self._naps:
+                break
+        else:
+            self._profilers = iter(_profiler, None)  # an iterator that has ended stays so
         return self.wanted
 
     def wake(self) -> None:

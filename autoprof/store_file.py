@@ -191,7 +191,7 @@ def open_for_writing(path: str, *, shared: bool, mode: int, max_size_bytes: int)
         if os.path.islink(path):
             raise DamagedStoreError(f"{path!r} is a symbolic link, which is not followed") from None
         check_header(path)
-    connection = sqlite3.connect(path, timeout=BUSY_SLICE_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.Connection(path, timeout=BUSY_SLICE_S, isolation_level=None, check_same_thread=False)
     try:
         _check_contents(connection, path)  # before the journal mode is set, which would change the file
         _configure(connection, shared, max_size_bytes)
@@ -275,7 +275,7 @@ def open_for_reading(path: str) -> sqlite3.Connection:
 
 
 def _open_checked(address: str, path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(address, uri=True, timeout=5, isolation_level=None)
+    connection = sqlite3.Connection(address, uri=True, timeout=5, isolation_level=None)
     try:
         _check_contents(connection, path)
     except BaseException:

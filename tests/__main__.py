@@ -142,8 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         made = environment(version, python, "dev" if version == measured else "test")
         if version == measured:
             lint(made, totals)
+        apart = [] if version == found[-1][0] else ["--ignore=tests/coexistence"]  # two minutes each
         cover = ["-m", "coverage", "run", "--branch", "-m"] if version == measured else ["-m"]
-        run(f"pytest on {version}", [made, *cover, "pytest", "-q", *given.pytest], totals)
+        run(f"pytest on {version}", [made, *cover, "pytest", "-q", *apart, *given.pytest], totals)
         if version == measured:
             subprocess.run([made, "-m", "coverage", "combine", "-q"], cwd=ROOT)
             subprocess.run([made, "-m", "coverage", "report", "--skip-covered"], cwd=ROOT)

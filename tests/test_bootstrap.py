@@ -355,7 +355,6 @@ def test_only_the_standard_library_before_the_session(environment: Environment, 
         "psutil",
         "blinker",
         "logging",
-        "threading",
         "sqlite3",
     }
     assert "autoprof.session" in loaded

@@ -1,0 +1,1 @@
+"""A small application: every function of it is profiled at rate 1.0."""
