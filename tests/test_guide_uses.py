@@ -62,6 +62,7 @@ def _made(
     if form == "decorator":
         rule = {"match": "nothing.at.all:*", "policy": "profile"}
     off = {"reload": "off", "budget": "off", "load": "off"}
+    autoprof.stop()
     autoprof.start({"version": 1, "env": where, "output": str(folder / "out"), "rewrite": backend, **off,
                     "rules": [rule]})  # fmt: skip
     source = source.replace("DECORATOR", decorator if form == "decorator" else "")
