@@ -494,10 +494,10 @@ def r9_no_memory_for_the_inner_function(broken: bool) -> None:
         patch(table, "MAKE_FUNCTION_OVERDRAWS", False)
     function = made("def outer(q=1):\n def f(a, *, k=2): return [a, q]\n return f\nf = outer()", "f")
     probe(function)
-    for _ in range(3):
+    for _ in range(4):
         function(1)
     held = sys.getrefcount(function.__code__)
-    for start_at in range(40):
+    for start_at in range(90):
         _testcapi.set_nomemory(start_at, start_at + 1)
         try:
             function(1)
