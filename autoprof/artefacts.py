@@ -125,7 +125,12 @@ def write_atomically(path: str, content: str | bytes) -> int:
     os.makedirs(folder, mode=0o700, exist_ok=True)
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     temporary = f"{path}.{os.getpid()}-{get_ident()}.part"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.unlink(temporary)  # what a killed process of the same id left
+    except FileNotFoundError:
+        pass
+    # Exclusive: a symbolic link planted under this name is not followed.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -6,6 +6,9 @@ and every value keeps its place and its spelling.
 
 from __future__ import annotations
 
+import os
+import stat
+
 import yaml
 
 from autoprof.document import (
@@ -52,8 +55,33 @@ def load(path: str, *, env: Environment[str, str], env_name: str | None = None) 
         OSError: the file can't be read.
     """
     with open(path, "rb") as file:
+        reason = _why_untrusted(path, os.fstat(file.fileno()))
+        if reason:
+            raise _fatal(path, 1, 1, reason)
         data = file.read(MAX_BYTES + 1)
     return loads(data, filename=path, env=env, env_name=env_name)
+
+
+def _why_untrusted(path: str, status: os.stat_result) -> str:
+    """Return why root must not obey this file; "" where it may, and for every other user.
+
+    The owner is trusted, whoever that is: in containers files often belong to the host's user.
+    """
+    if getattr(os, "geteuid", lambda: 1)() or not stat.S_ISREG(status.st_mode):
+        return ""
+    folder = os.path.dirname(os.path.realpath(path))
+    for what, each in (("file", status), ("folder", os.stat(folder))):
+        if what == "folder" and each.st_mode & stat.S_ISVTX:
+            continue  # only the owner can replace the file there
+        if each.st_mode & stat.S_IWOTH:
+            who, cure = "everybody", "o-w"
+        elif each.st_mode & stat.S_IWGRP and each.st_gid:
+            who, cure = f"group {each.st_gid}", "g-w"
+        else:
+            continue
+        place = path if what == "file" else folder
+        return f"refused: as root, and {who} can write the {what}; do this: chmod {cure} {shown(place)}"
+    return ""
 
 
 def loads(

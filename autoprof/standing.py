@@ -30,7 +30,10 @@ class Standing:
         self._warn_of_unmatched_rules()
         probes_now = list(self.installer.probes.values())
         states_now = [(each.state, bool(each.reason)) for each in probes_now]
-        signature = (len(self.installer.matched_rules), states_now)
+        failures = dict(guard.internal_errors)
+        # By magnitude: a failure at every call must not rewrite the states at every flush.
+        magnitudes = {where: number.bit_length() for where, number in failures.items()}
+        signature = (len(self.installer.matched_rules), states_now, magnitudes)
         if signature == self._told:
             return None
         self._told = signature
@@ -45,6 +48,9 @@ class Standing:
             states.append(
                 ProbeState(globs, rule.label, rule.policy, "", "waiting", "matched no function yet")
             )
+        for where, number in failures.items():
+            told = f"{number} or more internal errors; see the application's log"
+            states.append(ProbeState(where, "autoprof", "internal", "", "failed", told))
         return states
 
     def _unmatched_rules(self) -> list[Rule]:

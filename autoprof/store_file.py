@@ -188,6 +188,8 @@ def open_for_writing(path: str, *, shared: bool, mode: int, max_size_bytes: int)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode))
         os.chmod(path, mode)  # open obeys the umask
     except FileExistsError:
+        if os.path.islink(path):
+            raise DamagedStoreError(f"{path!r} is a symbolic link, which is not followed") from None
         check_header(path)
     connection = sqlite3.connect(path, timeout=BUSY_SLICE_S, isolation_level=None, check_same_thread=False)
     try:
