@@ -144,6 +144,8 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
             return decline(gate_)
         started_ns = call.started_ns = monotonic_ns()
         probes[0].overhead_ns += started_ns - entered_ns
+        if not gate_.arm(1):
+            gate_.used -= 1  # the inner call takes a tick of its own
     except BaseException as error:
         if call is not None and call.states:
             stop_strategies(call, 0, False)
@@ -151,8 +153,6 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
         if isinstance(error, (RecursionError, MemoryError)) or not isinstance(error, Exception):
             raise
         return _begin_failed(gate_, probes, error)
-    if not gate_.arm(1):
-        gate_.used -= 1  # the inner call takes a tick of its own
     return call
 
 

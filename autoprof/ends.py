@@ -82,6 +82,8 @@ def _end_noticed(call: Flight, _: object) -> None:
         # A callback's exception is only printed, and the interrupt is the application's: send it once more, from
         # a thread, so that it does not arrive in here again.
         start_new_thread(interrupt_main, ())
+    except Exception as error:  # the interpreter would print it into the application's stderr
+        guard.count("end of call", error)
 
 
 def end_unseen(call: Flight, ended_ns: int) -> None:

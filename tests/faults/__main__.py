@@ -1,22 +1,41 @@
-"""`python -m tests.faults [STRATEGY...]`: a table of what the application noticed of faults in every function of ours."""
+"""`python -m tests.faults [--nth N] [--error NAME] [STRATEGY...]`: what the application noticed of faults of ours.
 
+Without arguments exhaustive: every error at the first and the third call of every function.
+"""
+
+import argparse
 import logging
-import sys
 
 from tests.faults.injector import ERRORS, run
 
+parser = argparse.ArgumentParser()
+parser.add_argument("--nth", type=int, action="append")
+parser.add_argument("--error", choices=list(ERRORS), action="append")
+parser.add_argument(
+    "--part", type=int, nargs=2, metavar=("K", "N"), default=(0, 1), help="every N-th from the K-th"
+)
+parser.add_argument("strategies", nargs="*")
+asked = parser.parse_args()
 logging.getLogger("autoprof").addHandler(logging.NullHandler())
 logging.getLogger("autoprof").propagate = False
 broken = 0
-for strategy in sys.argv[1:] or ["sample"]:
-    fired = [each for each in run({"strategy": strategy}, (1, 3), list(ERRORS), slice(None)) if each.fired]
-    bad = [each for each in fired if not each.identical]
-    silent = [each for each in fired if not each.counted]
-    print(f"{strategy}: {len(fired)} faults at {len({each.site for each in fired})} sites, ", end="")
-    print(f"{len(fired) - len(bad)} results identical, {len(fired) - len(silent)} counted")
-    for each in bad:
-        print(f"  NOTICED {each.site} {each.error} call {each.nth}: {each.noticed[:120]}")
-    for each in silent:
-        print(f"  not counted {each.site} {each.error} call {each.nth}")
-    broken += len(bad)
-sys.exit(bool(broken))
+for strategy in asked.strategies or ["sample"]:
+    fired = identical = counted = 0
+    sites = set()
+    part = slice(asked.part[0], None, asked.part[1])
+    for each in run({"strategy": strategy}, asked.nth or (1, 3), asked.error or list(ERRORS), part):
+        if not each.fired:
+            continue
+        sites.add(each.site)
+        fired += 1
+        identical += each.identical
+        counted += each.counted
+        what = "" if each.identical else f"NOTICED {each.noticed[:160]}"
+        what = what or ("counted" if each.counted else "not counted")
+        print(f"{strategy} {each.site} {each.error} call {each.nth}: {what}", flush=True)
+    print(
+        f"{strategy}: {fired} faults at {len(sites)} sites, {identical} identical, {counted} counted",
+        flush=True,
+    )
+    broken += fired - identical
+raise SystemExit(bool(broken))

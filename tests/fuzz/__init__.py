@@ -13,9 +13,7 @@ from autoprof.policy import Policy
 
 SECRET = "s3cr3t-9f1c-never-told"
 ENVIRONMENT = {"SECRET": SECRET, "AUTOPROF_ENV": "prod"}
-CORPUS = [
-    each.read_bytes() for each in sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
-]
+CORPUS = [each.read_bytes() for each in sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))]
 KEYS = ["version", "rules", "match", "except", "policy", "rate", "output", "env", "reload", "budget", "load",
         "strategy", "threshold", "rewrite", "store", "service", "output_mode", "<<", "nonsense"]  # fmt: skip
 VALUES = ["1", "prod", "${SECRET}", "${SECRET:-x}", "${", "'", '"', "[", "]", "{a: b}", "*", "&a", "*a", "!!python/object/apply:os.abort []",

@@ -1,0 +1,48 @@
+"""Fail open: a fault in a function of ours leaves the application's results alone and shows in `status`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoprof import guard, session
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_an_internal_error_shows_in_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "internal_errors", {"sampler": 3})
+    session.start({"version": 1, "output": str(tmp_path), "rules": [{"match": "a:*", "policy": "profile"}]})
+    try:
+        assert session.current is not None
+        news = session.current.flusher.states
+        states = news() or []
+        assert [each.reason for each in states if each.target == "sampler" and each.state == "failed"] == [
+            "3 or more internal errors; see the application's log"
+        ]
+        assert news() is None
+        guard.internal_errors["sampler"] = 4
+        assert news()
+    finally:
+        session.stop()
+
+
+def faults(*arguments: str) -> subprocess.CompletedProcess[str]:
+    import autoprof
+
+    package = str(Path(autoprof.__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, "-m", "tests.faults", *arguments],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": package}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def test_a_fault_in_a_function_of_ours_is_not_noticed() -> None:
+    ended = faults("--nth", "1", "--error", "Exception", "--part", "0", "8")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "Exception: injected" not in ended.stderr  # nor printed by the interpreter
+    assert ": counted" in ended.stdout, ended.stdout
