@@ -60,7 +60,7 @@ def deliver(
         clock.wall_ns(),
         duration_ns=duration_ns,
     )
-    job = partial(_write, path, view, format_, data, artefact, flusher)
+    job = partial(_write, folder, path, view, format_, data, artefact, flusher)
     if probe.asynchronous:
         return path if flusher.defer(job) else None
     ident = get_ident()
@@ -73,8 +73,12 @@ def deliver(
             guard.suppressed.discard(ident)
 
 
-def _write(path: str, view: str, format_: str, data: Any, artefact: Artefact, flusher: Flusher) -> bool:
+def _write(
+    folder: str, path: str, view: str, format_: str, data: Any, artefact: Artefact, flusher: Flusher
+) -> bool:
     try:
+        # First: `makedirs` gives its mode to the last folder only, and the parents the umask's.
+        os.makedirs(folder, mode=0o700, exist_ok=True)
         measured = getattr(data, "measured", 1)
         title = f"{artefact.target}, {'one call' if measured == 1 else f'{measured:,} calls'}"
         content = render(view, format_, data, title)

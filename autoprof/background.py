@@ -7,6 +7,7 @@ must not be the reason, so they end before a fork and start again after it.
 from __future__ import annotations
 
 import os
+import sys
 from _thread import allocate_lock, get_ident, start_new_thread
 from time import monotonic, sleep
 
@@ -48,8 +49,10 @@ class Background:
         try:
             # Not threading.Thread: ours must not show in the application's threading.enumerate().
             start_new_thread(self._run, ())
-        except RuntimeError:
+        except Exception as error:
             self.running = False
+            if sys.platform != "emscripten" and not sys.is_finalizing() and "shutdown" not in str(error):
+                guard.count(f"start of the {self.name}", error)
         return self.running
 
     def _run(self) -> None:

@@ -58,6 +58,7 @@ class Flusher:
         self._closed = False
         self._retry_ns = 0
         self._window_ns = 0
+        self._postponed = 0
         self.busy_ns = 0
         self._dropped_sent = 0
         self._overhead_sent_ns = 0
@@ -83,15 +84,23 @@ class Flusher:
             self.active[probe] = (0, 0, 0, 0, 0, 0, 0, {}, None)
 
     def _run(self, thread: Background) -> None:
-        postponed = 0
-        while thread.pause(self._pause_s()):
-            probes.keep_time()
-            if postponed < POSTPONED_MAX and _memory_is_traced():
-                postponed += 1
-                continue
-            postponed = 0
-            self._work()
-            self.flush()
+        while thread.wanted:
+            try:
+                if thread.pause(self._pause_s()):
+                    self._turn()
+            except Exception as error:
+                # A thread that dies here would not come back: nothing starts it again before a new first call.
+                guard.count("flusher", error)
+                thread.pause(PERIOD_S)
+
+    def _turn(self) -> None:
+        probes.keep_time()
+        if self._postponed < POSTPONED_MAX and _memory_is_traced():
+            self._postponed += 1
+            return
+        self._postponed = 0
+        self._work()
+        self.flush()
 
     def _pause_s(self) -> float:
         pause_s = PERIOD_S
@@ -253,7 +262,11 @@ class Flusher:
         """Write what is left and end the thread; waits at most 2 s."""
         self._closed = True
         deadline_s = monotonic() + CLOSE_S
-        self.rest(CLOSE_S)
+        thread, self._thread = self._thread, None
+        if thread is not None and not thread.stop(CLOSE_S):
+            # It hangs in a system call with the writer's lock: whoever waits for that would hang too.
+            guard.count("exit", TimeoutError(f"the writer did not end within {CLOSE_S:.0f} s; its last batch is lost"))
+            return
         self._work(deadline_s)
         self._window_ns = 0
         self._retry_ns = 0

@@ -34,6 +34,7 @@ STACKS_A_CALL = 2_000
 ADDED_HELD = 1_000
 COLLECTS_WHILE_ALLOCATING = sys.version_info < (3, 12)
 IDLE_AFTER_S = 0.25
+RECOVERY_S = 0.5
 DROWSY_AFTER_S, DROWSY = 60.0, 10
 """After a minute without a call of a watched function the intervals are ten times as long."""
 _random = Random(int.from_bytes(os.urandom(16), "little"))
@@ -102,7 +103,13 @@ class Sampler:
     def _run(self, thread: Background) -> None:
         try:
             while thread.wanted:
-                self._sample_until_idle(thread)
+                try:
+                    self._sample_until_idle(thread)
+                except Exception as error:
+                    # No measured call wakes it again where only stopwatches run.
+                    guard.count("sampler", error)
+                    thread.pause(RECOVERY_S)
+                    continue
                 # Asked to end, it must not sleep: the one wake-up is used up already.
                 if self.idle and thread.wanted and not thread.pause():
                     break
