@@ -56,10 +56,10 @@ class Background:
         return self.running
 
     def _run(self) -> None:
-        self._native_id = get_native_id()
         ident = get_ident()
         guard.suppressed.add(ident)
         try:
+            self._native_id = get_native_id()
             self._work(self)
         except BaseException as error:  # a dying thread must not print into the application's stderr
             guard.count(self.name, error)

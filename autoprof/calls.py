@@ -124,13 +124,13 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
     Args:
         depth: of the frame that makes the call, seen from `_take_off`.
     """
-    entered_ns = monotonic_ns()
     if next(gate_.ticks, False):
         return overtaken(gate_)
     ident = get_ident()
     probes = gate_.probes
     call: Flight | None = None
     try:
+        entered_ns = monotonic_ns()
         if len(probes) != 1:
             probes = _chosen(gate_, probes)
         reason = _why_not(gate_, probes, ident)
@@ -150,6 +150,8 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
         if call is not None and call.states:
             stop_strategies(call, 0, False)
         _ground(ident, gate_, probes)
+        if isinstance(error, MemoryError):
+            _count_starved(probes)
         if isinstance(error, (RecursionError, MemoryError)) or not isinstance(error, Exception):
             raise
         return _begin_failed(gate_, probes, error)
@@ -279,6 +281,14 @@ def _wants_profile(gate_: Gate, probe: Probe) -> bool:
     if probe.policy != IF_SLOW or gate_.timed:
         return True
     return gate._random.random() < probe.keeps
+
+
+def _count_starved(probes: tuple[Probe, ...]) -> None:
+    try:
+        for each in probes:
+            each.skip("error")
+    except MemoryError:
+        pass  # not even for this is there room; the body runs all the same
 
 
 def _begin_failed(gate_: Gate, probes: tuple[Probe, ...], error: Exception) -> Flight | None:

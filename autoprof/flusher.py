@@ -24,7 +24,7 @@ PERIOD_S = 0.5
 RETRY_S = 5.0
 STACKS_HELD = 20_000
 JOBS_HELD = 16
-CLOSE_S = 2.0
+CLOSE_S, CLOSE_LEAST_S = 2.0, 1.0
 POSTPONED_MAX = 10
 """Periods that a flush waits while tracemalloc is on: what it allocates would be in the application's figures."""
 
@@ -247,7 +247,7 @@ class Flusher:
             self.artefacts[: len(artefacts)] = latest
             self._retry_ns = clock.monotonic_ns() + int(RETRY_S * 1e9)
             if self.last_error is None:
-                guard.warn(f"measurements stay in memory for now: {error}")
+                guard.warn(f"autoprof's measurements stay in memory for now: {error}")
             self.last_error = str(error)
             return
         self.last_error = None
@@ -259,24 +259,38 @@ class Flusher:
             guard.warn(notice)
 
     def close(self) -> None:
-        """Write what is left and end the thread; waits at most 2 s."""
+        """Write what is left and end the thread; waits at most 2 s, never raises."""
         self._closed = True
+        try:
+            self._close()
+        except Exception as error:
+            guard.report("exit", error)
+
+    def _close(self) -> None:
         deadline_s = monotonic() + CLOSE_S
         thread, self._thread = self._thread, None
-        if thread is not None and not thread.stop(CLOSE_S):
-            # It hangs in a system call with the writer's lock: whoever waits for that would hang too.
-            guard.count("exit", TimeoutError(f"the writer did not end within {CLOSE_S:.0f} s; its last batch is lost"))
-            return
+        gone = thread is None or thread.stop(CLOSE_S)
+        if gone:
+            # On a thread even now: the last write may hang on a disk, which must not keep the application from ending.
+            last = Background("last write", lambda _: self._finish(deadline_s))
+            if not last.start():
+                self._finish(deadline_s)
+            gone = last.stop(max(deadline_s - monotonic(), CLOSE_LEAST_S))
+        if not gone:
+            # Whoever waits for the writer's locks now would hang as well.
+            guard.count("exit", TimeoutError(f"the store hangs: after {CLOSE_S:.0f} s the last batch is given up"))
+
+    def _finish(self, deadline_s: float) -> None:
         self._work(deadline_s)
         self._window_ns = 0
         self._retry_ns = 0
         self.flush()
-        if self._writer is not None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
             try:
-                self._writer.close(clock.wall_ns())
+                writer.close(clock.wall_ns())
             except Exception as error:
                 guard.report("store", error)
-        self._writer = None
 
 
 def merged(deltas: list[Any]) -> list[Any]:

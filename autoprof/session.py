@@ -356,7 +356,10 @@ def stop() -> None:
     global current
     old, current = current, None
     if old is not None:
-        old.end()
+        try:
+            old.end()
+        except Exception as error:
+            guard.report("stop", error)
 
 
 def status() -> list[ProbeStatus]:
