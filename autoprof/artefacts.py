@@ -77,8 +77,7 @@ def _write(
     folder: str, path: str, view: str, format_: str, data: Any, artefact: Artefact, flusher: Flusher
 ) -> bool:
     try:
-        # First: `makedirs` gives its mode to the last folder only, and the parents the umask's.
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        _make_folder(folder)  # before those below it: its parents are not ours
         measured = getattr(data, "measured", 1)
         title = f"{artefact.target}, {'one call' if measured == 1 else f'{measured:,} calls'}"
         content = render(view, format_, data, title)
@@ -123,10 +122,26 @@ def path_for(folder: str, probe: Probe, suffix: str, one_file: bool = False) -> 
     return os.path.join(folder, given)
 
 
+def _make_folder(folder: str) -> None:
+    try:
+        os.makedirs(folder, mode=0o700)
+        os.chmod(folder, 0o700)  # makedirs obeys the umask
+    except FileExistsError:
+        pass
+
+
+def _make_folders(folder: str) -> None:
+    """Make a folder and the missing ones above it, all of mode 0700: `makedirs` leaves those to the umask."""
+    parent = os.path.dirname(folder)
+    if parent != folder and parent and not os.path.exists(parent):
+        _make_folders(parent)
+    _make_folder(folder)
+
+
 def write_atomically(path: str, content: str | bytes) -> int:
     """Write a file so that a reader sees the old one or the new one; return its size in bytes."""
     folder = os.path.dirname(path)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    _make_folders(folder)
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     temporary = f"{path}.{os.getpid()}-{get_ident()}.part"
     try:

@@ -24,7 +24,8 @@ PERIOD_S = 0.5
 RETRY_S = 5.0
 STACKS_HELD = 20_000
 JOBS_HELD = 16
-CLOSE_S, CLOSE_LEAST_S = 2.0, 1.0
+CLOSE_S, CLOSE_MORE_S = 2.0, 1.0
+"""Until when the last jobs may begin, and how much longer the last write may take."""
 POSTPONED_MAX = 10
 """Periods that a flush waits while tracemalloc is on: what it allocates would be in the application's figures."""
 
@@ -55,7 +56,8 @@ class Flusher:
         self._writer: Any = None
         self._busy = allocate_lock()
         self._thread: Background | None = None
-        self._closed = False
+        self._closed = self._finished = False
+        self._deadline_s = 0.0
         self._retry_ns = 0
         self._window_ns = 0
         self._postponed = 0
@@ -92,6 +94,8 @@ class Flusher:
                 # A thread that dies here would not come back: nothing starts it again before a new first call.
                 guard.count("flusher", error)
                 thread.pause(PERIOD_S)
+        if self._closed:
+            self._finish(self._deadline_s)
 
     def _turn(self) -> None:
         probes.keep_time()
@@ -260,27 +264,33 @@ class Flusher:
 
     def close(self) -> None:
         """Write what is left and end the thread; waits at most 2 s, never raises."""
-        self._closed = True
+        self._deadline_s = monotonic() + CLOSE_S
+        self._closed = True  # last: the thread may see it from here on
         try:
             self._close()
         except Exception as error:
             guard.report("exit", error)
 
     def _close(self) -> None:
-        deadline_s = monotonic() + CLOSE_S
+        """Have the thread write what is left: a disk that hangs must not keep the application from ending.
+
+        From 3.12 on there are no new threads at exit, so it is the one that runs already.
+        """
         thread, self._thread = self._thread, None
-        gone = thread is None or thread.stop(CLOSE_S)
-        if gone:
-            # On a thread even now: the last write may hang on a disk, which must not keep the application from ending.
-            last = Background("last write", lambda _: self._finish(deadline_s))
-            if not last.start():
-                self._finish(deadline_s)
-            gone = last.stop(max(deadline_s - monotonic(), CLOSE_LEAST_S))
+        gone = thread is None or thread.stop(CLOSE_S + CLOSE_MORE_S)
+        if gone and not self._finished:  # there was none, or it died
+            thread = Background("last write", lambda _: self._finish(self._deadline_s))
+            if not thread.start():
+                self._finish(self._deadline_s)
+            gone = thread.stop(CLOSE_S + CLOSE_MORE_S)
         if not gone:
             # Whoever waits for the writer's locks now would hang as well.
-            guard.count("exit", TimeoutError(f"the store hangs: after {CLOSE_S:.0f} s the last batch is given up"))
+            guard.count(
+                "exit", TimeoutError(f"the store hangs: after {CLOSE_S:.0f} s the last batch is given up")
+            )
 
     def _finish(self, deadline_s: float) -> None:
+        self._finished = True
         self._work(deadline_s)
         self._window_ns = 0
         self._retry_ns = 0

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX limits")
 
-PREY = '''
+PREY = """
 import asyncio, threading
 
 def fib(n):
@@ -36,9 +36,9 @@ def busy(n):
     for i in range(n):
         total += i
     return total
-'''
+"""
 
-HEAD = '''
+HEAD = """
 import json, os, sys, time, threading, asyncio
 FOLDER, TOLD, PROFILED = sys.argv[1], sys.argv[2], sys.argv[3] == "profiled"
 sys.path.insert(0, os.path.dirname(TOLD))
@@ -79,9 +79,9 @@ if PROFILED:
     flusher = session.current.flusher
 else:
     def wait_for(condition): pass
-'''
+"""
 
-TAIL = '''
+TAIL = """
 work()
 if PROFILED:
     told = {
@@ -91,7 +91,7 @@ if PROFILED:
     }
     with open(TOLD, "w") as file:
         json.dump(told, file)
-'''
+"""
 
 
 class Ran(NamedTuple):
@@ -123,7 +123,9 @@ OURS = "autoprof"
 def both(tmp_path: Path, situation: str) -> Ran:
     """Run the application plain and profiled, compare what it gives and prints, and return the latter."""
     plain = run(tmp_path, "", "plain")
-    profiled = run(tmp_path, "if PROFILED:\n" + "\n".join(f"    {each}" for each in situation.splitlines()), "profiled")
+    profiled = run(
+        tmp_path, "if PROFILED:\n" + "\n".join(f"    {each}" for each in situation.splitlines()), "profiled"
+    )
     assert profiled.out == plain.out + profiled.out[len(plain.out) :]
     first, *more = profiled.out.splitlines()
     assert all(each == first for each in more)
@@ -306,7 +308,9 @@ wait_for(ticking)
     assert "failed" in status(tmp_path)
 
 
-@pytest.mark.parametrize("error", ["RuntimeError(\"can't start new thread\")", "MemoryError()", "OSError(11, 'again')"])
+@pytest.mark.parametrize(
+    "error", ['RuntimeError("can\'t start new thread")', "MemoryError()", "OSError(11, 'again')"]
+)
 def test_without_threads_everything_but_samples_is_there_at_the_exit(tmp_path: Path, error: str) -> None:
     situation = f"""
 from autoprof import background
@@ -322,7 +326,9 @@ background.start_new_thread = start_new_thread
     assert "start of the sampler" in shown
 
 
-@pytest.mark.parametrize("error", ["SystemExit(3)", "GeneratorExit()", "MemoryError()", "asyncio.CancelledError()", "Hostile()"])
+@pytest.mark.parametrize(
+    "error", ["SystemExit(3)", "GeneratorExit()", "MemoryError()", "asyncio.CancelledError()", "Hostile()"]
+)
 def test_receivers_that_raise(tmp_path: Path, error: str) -> None:
     situation = f"""
 from autoprof import signals
@@ -335,7 +341,9 @@ signals.connect(receiver, weak=False)
 """
     ran = both(tmp_path, situation)
     told = ran.told["internal"]
-    assert all(told[f"receiver of {name}"] for name in ("start", "stop", "exception", "complete", "slow_operation"))
+    assert all(
+        told[f"receiver of {name}"] for name in ("start", "stop", "exception", "complete", "slow_operation")
+    )
     assert "receiver of stop" in status(tmp_path)
 
 
