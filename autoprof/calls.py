@@ -151,7 +151,7 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
             stop_strategies(call, 0, False)
         _ground(ident, gate_, probes)
         if isinstance(error, MemoryError):
-            _count_starved(probes)
+            count_starved(probes)
         if isinstance(error, (RecursionError, MemoryError)) or not isinstance(error, Exception):
             raise
         return _begin_failed(gate_, probes, error)
@@ -283,7 +283,8 @@ def _wants_profile(gate_: Gate, probe: Probe) -> bool:
     return gate._random.random() < probe.keeps
 
 
-def _count_starved(probes: tuple[Probe, ...]) -> None:
+def count_starved(probes: tuple[Probe, ...]) -> None:
+    """Count a call as skipped for want of memory, if there is room for that."""
     try:
         for each in probes:
             each.skip("error")
