@@ -34,7 +34,6 @@ STACKS_A_CALL = 2_000
 ADDED_HELD = 1_000
 COLLECTS_WHILE_ALLOCATING = sys.version_info < (3, 12)
 IDLE_AFTER_S = 0.25
-RECOVERY_S = 0.5
 DROWSY_AFTER_S, DROWSY = 60.0, 10
 """After a minute without a call of a watched function the intervals are ten times as long."""
 _random = Random(int.from_bytes(os.urandom(16), "little"))
@@ -105,11 +104,9 @@ class Sampler:
             while thread.wanted:
                 try:
                     self._sample_until_idle(thread)
-                except Exception as error:
-                    # No measured call wakes it again where only stopwatches run.
+                except Exception as error:  # no measured call wakes it again where only stopwatches run
                     guard.count("sampler", error)
-                    thread.pause(RECOVERY_S)
-                    continue
+                    thread.pause(IDLE_AFTER_S)
                 # Asked to end, it must not sleep: the one wake-up is used up already.
                 if self.idle and thread.wanted and not thread.pause():
                     break
@@ -131,15 +128,12 @@ class Sampler:
             if not thread.pause(pause_s):
                 return
             moved = self.watch.moved()
-            if in_flight or afloat or moved:
-                quiet_s = 0.0
-            else:
-                quiet_s += pause_s
-                if quiet_s >= IDLE_AFTER_S and not self.watch:
-                    self.idle = True
-                    if not in_flight and not afloat:
-                        return
-                    self.idle = False
+            quiet_s = 0.0 if in_flight or afloat or moved else quiet_s + pause_s
+            if quiet_s >= IDLE_AFTER_S and not self.watch:
+                self.idle = True
+                if not in_flight and not afloat:
+                    return
+                self.idle = False
             self.tick(moved)
 
     def _interval_ns(self) -> int:
@@ -240,9 +234,8 @@ class Sampler:
         if each.stacks is not None:
             self._count_apart(each, waiting or reading.frames_below(leaf, len(ids)), weight_ns)
         for probe in each.probes:
-            if not probe.sampled or probe.threshold_ns is not None:
-                continue
-            if self._last_ns - each.started_ns > probe.limit_ns:
+            late = self._last_ns - each.started_ns > probe.limit_ns
+            if late or not probe.sampled or probe.threshold_ns is not None:
                 continue
             entry = counts.get((probe, ids))
             if entry is None:
