@@ -61,7 +61,7 @@ def deliver(
         clock.wall_ns(),
         duration_ns=duration_ns,
     )
-    job = partial(_write, path, view, format_, data, artefact, flusher)
+    job = partial(_write, folder, path, view, format_, data, artefact, flusher)
     if probe.asynchronous:
         return path if flusher.defer(partial(_charged, probe, job, flusher)) else None
     ident = strand_ident()
@@ -85,8 +85,11 @@ def _charged(probe: Probe, job: Callable[[], object], flusher: Flusher) -> None:
         flusher.busy_ns -= spent_ns  # which `Flusher._work` adds in a moment
 
 
-def _write(path: str, view: str, format_: str, data: Any, artefact: Artefact, flusher: Flusher) -> bool:
+def _write(
+    folder: str, path: str, view: str, format_: str, data: Any, artefact: Artefact, flusher: Flusher
+) -> bool:
     try:
+        _make_folder(folder)  # before those below it: its parents are not ours
         measured = getattr(data, "measured", 1)
         title = f"{artefact.target}, {'one call' if measured == 1 else f'{measured:,} calls'}"
         content = render(view, format_, data, title)
@@ -131,10 +134,26 @@ def path_for(folder: str, probe: Probe, suffix: str, one_file: bool = False) -> 
     return os.path.join(folder, given)
 
 
+def _make_folder(folder: str) -> None:
+    try:
+        os.makedirs(folder, mode=0o700)
+        os.chmod(folder, 0o700)  # makedirs obeys the umask
+    except FileExistsError:
+        pass
+
+
+def _make_folders(folder: str) -> None:
+    """Make a folder and the missing ones above it, all of mode 0700: `makedirs` leaves those to the umask."""
+    parent = os.path.dirname(folder)
+    if parent != folder and parent and not os.path.exists(parent):
+        _make_folders(parent)
+    _make_folder(folder)
+
+
 def write_atomically(path: str, content: str | bytes) -> int:
     """Write a file so that a reader sees the old one or the new one; return its size in bytes."""
     folder = os.path.dirname(path)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    _make_folders(folder)
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     temporary = f"{path}.{os.getpid()}-{get_ident()}.part"
     try:

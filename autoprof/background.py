@@ -76,15 +76,17 @@ class Background:
         try:
             # Not threading.Thread: ours must not show in the application's threading.enumerate().
             _start_without_signals(self._run)
-        except RuntimeError:
+        except Exception as error:
             self.running = False
+            if sys.platform != "emscripten" and not sys.is_finalizing() and "shutdown" not in str(error):
+                guard.count(f"start of the {self.name}", error)
         return self.running
 
     def _run(self) -> None:
-        self._native_id = get_native_id()
         ident = self._ident = get_ident()
         guard.suppressed.add(ident)
         try:
+            self._native_id = get_native_id()
             self._work(self)
         except BaseException as error:  # a dying thread must not print into the application's stderr
             guard.count(self.name, error)

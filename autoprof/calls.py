@@ -151,13 +151,13 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
     Args:
         depth: of the frame that makes the call, seen from `_take_off`.
     """
-    entered_ns = monotonic_ns()
     if next(gate_.ticks, False):
         return overtaken(gate_)
     ident = strand_ident()
     probes = gate_.probes
     call: Flight | None = None
     try:
+        entered_ns = monotonic_ns()
         if len(probes) != 1:
             probes = _chosen(gate_, probes)
         reason = _why_not(gate_, probes, ident)
@@ -181,6 +181,8 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
         if call is not None and call.states:
             stop_strategies(call, 0, False)
         _ground(ident, gate_, probes)
+        if isinstance(error, MemoryError):
+            count_starved(probes)
         if isinstance(error, (RecursionError, MemoryError)) or not isinstance(error, Exception):
             raise
         return _begin_failed(gate_, probes, error)
@@ -324,6 +326,15 @@ def _wants_profile(gate_: Gate, probe: Probe) -> bool:
     if probe.policy != IF_SLOW or gate_.timer is probe:
         return True
     return gate._random.random() < probe.keeps
+
+
+def count_starved(probes: tuple[Probe, ...]) -> None:
+    """Count a call as skipped for want of memory, if there is room for that."""
+    try:
+        for each in probes:
+            each.skip("error")
+    except MemoryError:
+        pass  # not even for this is there room; the body runs all the same
 
 
 def _begin_failed(gate_: Gate, probes: tuple[Probe, ...], error: Exception) -> Flight | None:

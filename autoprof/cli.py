@@ -202,7 +202,7 @@ def _answer(answer: tuple[int, list[str], list[str]]) -> int:
     for line in problems:
         print(printable(line), file=sys.stderr)
     if out:
-        to_stdout("".join(f"{line}\n" for line in out))
+        to_stdout("".join(f"{printable(line)}\n" for line in out))
     return status
 
 

@@ -44,6 +44,7 @@ def examine(environ: Mapping[str, str]) -> tuple[int, list[str]]:
         f"policy    {said}",
         *_labelled("load", load.outlook(policy.load_cpu, policy.load_memory) if policy else []),
         *_labelled("overhead", _overhead(output, policy)),
+        *_labelled("errors", _internal_errors(output)),
         *_labelled("memory", advice.memory_lines(output, policy, at_start_bytes)),
         *([f"clash     {clash}"] if clash else []),
     ]
@@ -67,6 +68,19 @@ def _overhead(folder: str, policy: Policy | None) -> list[str]:
     if not data.probes:
         return [printable(f"not known: nothing was measured yet in {folder!r}")]
     return advice.cost_lines(data, policy)
+
+
+def _internal_errors(folder: str) -> list[str]:
+    """Name the places where autoprof failed in the last run."""
+    from autoprof.standing import INTERNAL
+    from autoprof.store_reader import StoreReader
+
+    try:
+        data = StoreReader([folder]).select("last", stacks=False)
+    except StoreError:
+        return []  # the lines before say it
+    failed = [each for each in data.states if each.policy == INTERNAL]
+    return [printable(f"in {each.target}: {each.reason}") for each in failed]
 
 
 def _at_start_bytes(environ: Mapping[str, str]) -> int | None:

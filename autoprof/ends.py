@@ -30,8 +30,8 @@ _NOTHING: dict[Probe, dict[str, Any]] = {}
 
 def finish(call: Flight, result: object) -> None:
     """Close a call that returned."""
-    ended_ns = monotonic_ns()
     try:
+        ended_ns = monotonic_ns()
         if call.done:
             call.function = None
         elif call.gate.generator_like and call.function is not None:
@@ -47,8 +47,8 @@ def finish(call: Flight, result: object) -> None:
 
 def unwind(call: Flight, error: BaseException) -> None:
     """Close a call that raised."""
-    ended_ns = monotonic_ns()
     try:
+        ended_ns = monotonic_ns()
         conclude(call, ended_ns, None, error)
     except Exception as failure:
         guard.report("unwind", failure)
@@ -98,8 +98,8 @@ def raised(gate_: Gate, error: BaseException) -> None:
 
     A generator that is closed half-way ends with GeneratorExit, which is no failure of it.
     """
-    ended_ns = monotonic_ns()
     try:
+        ended_ns = monotonic_ns()
         frame = _getframe(1)
         followed = False
         for call in list(afloat.values()):

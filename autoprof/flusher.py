@@ -24,7 +24,8 @@ SOONEST_FLUSH_NS = 400_000_000
 RETRY_S = 5.0
 STACKS_HELD = 20_000
 JOBS_HELD = 16
-CLOSE_S = 2.0
+CLOSE_S, CLOSE_MORE_S = 2.0, 1.0
+"""Until when the last jobs may begin, and how much longer the last write may take."""
 POSTPONED_MAX = 10
 """Periods that a flush waits while tracemalloc is on: what it allocates would be in the application's figures."""
 
@@ -61,9 +62,11 @@ class Flusher:
         self._busy = allocate_lock()
         self._flushed_ns = 0
         self._thread: Background | None = None
-        self._closed = False
+        self._closed = self._finished = False
+        self._deadline_s = 0.0
         self._retry_ns = 0
         self._window_ns = 0
+        self._postponed = 0
         self.busy_ns = 0
         self._dropped_sent = 0
         self._overhead_sent_ns = 0
@@ -100,21 +103,32 @@ class Flusher:
             self.active[probe] = (0, 0, 0, 0, 0, 0, 0, {}, None)
 
     def _run(self, thread: Background) -> None:
-        postponed = 0
-        while thread.pause(self._pause_s()):
-            turns.keep_time()
-            if postponed < POSTPONED_MAX and _memory_is_traced():
-                postponed += 1
-                self._tick()
-                continue
-            postponed = 0
+        while thread.wanted:
+            try:
+                if thread.pause(self._pause_s()):
+                    self._turn(thread)
+            except Exception as error:
+                # A thread that dies here would not come back: nothing starts it again before a new first call.
+                guard.count("flusher", error)
+                thread.pause(PERIOD_S)
+        if self._closed:
+            self._finish(self._deadline_s)
+
+    def _turn(self, thread: Background) -> None:
+        turns.keep_time()
+        if self._postponed < POSTPONED_MAX and _memory_is_traced():
+            self._postponed += 1
+        else:
+            self._postponed = 0
             self._work()
             # Once the store is imported and open, it has its own way to keep a fork waiting.
             thread.delicate = self._writer is None
-            if clock.monotonic_ns() - self._flushed_ns >= SOONEST_FLUSH_NS:
-                self.flush()
-            thread.delicate = False
-            self._tick()
+            try:
+                if clock.monotonic_ns() - self._flushed_ns >= SOONEST_FLUSH_NS:
+                    self.flush()
+            finally:
+                thread.delicate = False
+        self._tick()
 
     def _tick(self) -> None:
         used_ns = clock.thread_ns()
@@ -276,7 +290,7 @@ class Flusher:
             self.artefacts[: len(artefacts)] = latest
             self._retry_ns = clock.monotonic_ns() + int(RETRY_S * 1e9)
             if self.last_error is None:
-                guard.warn(f"measurements stay in memory for now: {error}")
+                guard.warn(f"autoprof's measurements stay in memory for now: {error}")
             self.last_error = str(error)
             return
         self.last_error = None
@@ -302,20 +316,44 @@ class Flusher:
             self._busy.release()
 
     def close(self) -> None:
-        """Write what is left and end the thread; waits at most 2 s."""
-        self._closed = True
-        deadline_s = monotonic() + CLOSE_S
-        self.rest(CLOSE_S)
+        """Write what is left and end the thread; waits at most 2 s, never raises."""
+        self._deadline_s = monotonic() + CLOSE_S
+        self._closed = True  # last: the thread may see it from here on
+        try:
+            self._close()
+        except Exception as error:
+            guard.report("exit", error)
+
+    def _close(self) -> None:
+        """Have the thread write what is left: a disk that hangs must not keep the application from ending.
+
+        From 3.12 on there are no new threads at exit, so it is the one that runs already.
+        """
+        thread, self._thread = self._thread, None
+        gone = thread is None or thread.stop(CLOSE_S + CLOSE_MORE_S)
+        if gone and not self._finished:  # there was none, or it died
+            thread = Background("last write", lambda _: self._finish(self._deadline_s))
+            if not thread.start():
+                self._finish(self._deadline_s)
+            gone = thread.stop(CLOSE_S + CLOSE_MORE_S)
+        if not gone:
+            # Whoever waits for the writer's locks now would hang as well.
+            guard.count(
+                "exit", TimeoutError(f"the store hangs: after {CLOSE_S:.0f} s the last batch is given up")
+            )
+
+    def _finish(self, deadline_s: float) -> None:
+        self._finished = True
         self._work(deadline_s)
         self._window_ns = 0
         self._retry_ns = 0
         self.flush()
-        if self._writer is not None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
             try:
-                self._writer.close(clock.wall_ns())
+                writer.close(clock.wall_ns())
             except Exception as error:
                 guard.report("store", error)
-        self._writer = None
 
 
 def merged(deltas: list[Any]) -> list[Any]:

@@ -49,7 +49,7 @@ def report(where: str, error: BaseException) -> None:
         internal_errors[where] = internal_errors.get(where, 0) + 1
         if where not in _logged:
             _logged.add(where)
-            warn(f"internal error in {where}: {type(error).__name__}: {error}; autoprof goes on without it")
+            warn(f"internal error in {where}: {named(error)}; autoprof goes on without it")
         for listener in listeners:
             listener(where, error)  # type: ignore[operator]
     except Exception:
@@ -93,7 +93,17 @@ def count(where: str, error: BaseException) -> None:
     internal_errors[where] = internal_errors.get(where, 0) + 1
     if where not in _logged:
         _logged.add(where)
-        warn(f"internal error in {where}: {type(error).__name__}: {error}; autoprof goes on without it")
+        warn(f"internal error in {where}: {named(error)}; autoprof goes on without it")
+
+
+def named(error: BaseException) -> str:
+    """Return an error's type and text on one line, whatever its text holds and even if it has none."""
+    try:
+        text = str(error)[:1000]
+    except Exception:
+        text = "its text can't be had"
+    shown = "".join([each if each.isprintable() else f"\\u{ord(each):04x}" for each in text])
+    return f"{type(error).__name__}: {shown}"
 
 
 def warn(message: str) -> None:

@@ -99,7 +99,11 @@ class Sampler:
     def _run(self, thread: Background) -> None:
         try:
             while thread.wanted:
-                self._sample_until_idle(thread)
+                try:
+                    self._sample_until_idle(thread)
+                except Exception as error:  # no measured call wakes it again where only stopwatches run
+                    guard.count("sampler", error)
+                    thread.pause(IDLE_AFTER_S)
                 # Asked to end, it must not sleep: the one wake-up is used up already.
                 if self.idle and thread.wanted and not thread.pause():
                     break
@@ -120,15 +124,12 @@ class Sampler:
             if not thread.pause(pause_s):
                 return
             moved = self.watch.moved()
-            if in_flight or afloat or moved:
-                quiet_s = 0.0
-            else:
-                quiet_s += pause_s
-                if quiet_s >= IDLE_AFTER_S and not self.watch:
-                    self.idle = True
-                    if not in_flight and not afloat:
-                        return
-                    self.idle = False
+            quiet_s = 0.0 if in_flight or afloat or moved else quiet_s + pause_s
+            if quiet_s >= IDLE_AFTER_S and not self.watch:
+                self.idle = True
+                if not in_flight and not afloat:
+                    return
+                self.idle = False
             self.tick(moved)
 
     def _interval_ns(self) -> float:
@@ -236,9 +237,8 @@ class Sampler:
         if each.stacks is not None:
             self._count_apart(each, waiting or reading.frames_below(leaf, len(ids)), weight_ns)
         for probe in each.probes:
-            if not probe.sampled or probe.threshold_ns is not None:
-                continue
-            if self._last_ns - each.started_ns > probe.limit_ns:
+            late = self._last_ns - each.started_ns > probe.limit_ns
+            if late or not probe.sampled or probe.threshold_ns is not None:
                 continue
             entry = counts.get((probe, ids))
             if entry is None:

@@ -203,7 +203,10 @@ def stop() -> None:
         if waiting is not None:
             waiting.rest(FORK_WAIT_S)
         if old is not None:
-            old.end()
+            try:
+                old.end()
+            except Exception as error:
+                guard.report("stop", error)
 
 
 def status() -> list[ProbeStatus]:

@@ -104,7 +104,7 @@ def _call(
         guard.internal_errors[where] = guard.internal_errors.get(where, 0) + 1
         if name != "internal_error" and where not in _slow_logged:
             _slow_logged.add(where)
-            guard.warn(f"a receiver of autoprof.{name} raised {type(error).__name__}: {error}")
+            guard.warn(f"a receiver of autoprof.{name} raised {guard.named(error)}")
     took_ns = clock.monotonic_ns() - began_ns
     if took_ns > SLOW_RECEIVER_NS and name not in _slow_logged:
         _slow_logged.add(name)

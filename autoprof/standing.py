@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from autoprof.policy import Policy, Rule
 
 UNMATCHED_AFTER_NS = 60_000_000_000
+INTERNAL = "internal"
+"""What stands for the policy where the state is of a place in autoprof that failed."""
 
 
 class Standing:
@@ -52,7 +54,7 @@ class Standing:
             )
         for where, number in failures.items():
             told = f"{number} or more internal errors; see the application's log"
-            states.append(ProbeState(where, "autoprof", "internal", "", "failed", told))
+            states.append(ProbeState(where, "autoprof", INTERNAL, "", "failed", told))
         return states
 
     def _unmatched_rules(self) -> list[Rule]:

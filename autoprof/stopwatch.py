@@ -5,7 +5,7 @@ from __future__ import annotations
 from sys import _getframe, getprofile, modules
 
 from autoprof import arbiter, flight, gate, guard, telling
-from autoprof.calls import other_profiler
+from autoprof.calls import count_starved, other_profiler
 from autoprof.clock import monotonic_ns
 from autoprof.primitives import strand_ident
 from autoprof.sampler import recorder
@@ -23,7 +23,9 @@ def slow(gate_: TimedGate, started_s: float, elapsed_s: float, result: object) -
     """Hear of a slow call that returned."""
     try:
         _told(gate_, started_s, elapsed_s, _getframe(1), type(result).__name__, None)
-    except (RecursionError, MemoryError):
+    except (RecursionError, MemoryError) as failure:
+        if isinstance(failure, MemoryError) and gate_.timer is not None:
+            count_starved((gate_.timer,))
         raise  # the prologue's own: the call stays untold
     except Exception as failure:
         guard.report("stopwatch", failure)
@@ -33,7 +35,9 @@ def slow_raised(gate_: TimedGate, started_s: float, elapsed_s: float, error: Bas
     """Hear of a slow call that raised."""
     try:
         _told(gate_, started_s, elapsed_s, _getframe(1), None, error)
-    except (RecursionError, MemoryError):
+    except (RecursionError, MemoryError) as failure:
+        if isinstance(failure, MemoryError) and gate_.timer is not None:
+            count_starved((gate_.timer,))
         raise  # the prologue's own: the call stays untold
     except Exception as failure:
         guard.report("stopwatch", failure)

@@ -45,6 +45,8 @@ class StoreWriter:
         env: Name of the environment in force.
     """
 
+    _connection: sqlite3.Connection | None = None
+
     def __init__(
         self,
         folder: str,
@@ -68,7 +70,7 @@ class StoreWriter:
         self._started_ns = time.time_ns() if started_ns is None else started_ns
         self._owner = os.getpid()
         self._lock = allocate_lock()
-        self._connection: sqlite3.Connection | None = None
+        self._connection = None
         self._file: tuple[int, int] | None = None
         self._private = _inherited_open
         self._damaged = 0
@@ -142,7 +144,8 @@ class StoreWriter:
                 self._disconnect()
 
     def __del__(self) -> None:
-        self._disconnect()  # a connection that nobody closed warns from Python 3.13 on
+        if self._connection is not None:  # one that nobody closed warns from Python 3.13 on
+            self._disconnect()
 
     def _check_owner(self) -> None:
         if os.getpid() != self._owner:

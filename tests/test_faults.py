@@ -46,3 +46,23 @@ def test_a_fault_in_a_function_of_ours_is_not_noticed() -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "Exception: injected" not in ended.stderr  # nor printed by the interpreter
     assert ": counted" in ended.stdout, ended.stdout
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_a_foreign_call_that_fails_is_not_noticed(part: int) -> None:
+    """Each error in turn at the first and a middle call of os, sqlite3, threads, …, under every kind of policy.
+
+    Two thirds of the faults; `python -m tests.faults.foreign` injects each error everywhere.
+    """
+    import autoprof
+
+    package = str(Path(autoprof.__file__).parents[1])
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.faults.foreign", "--quick", "--every", "3", "--first", str(part)],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": package}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "njected" not in ended.stderr  # nor printed by the interpreter
+    rows = [line.split("|")[1:-1] for line in ended.stdout.splitlines() if line.startswith("| profile_")]
+    assert len(rows) == 4
+    assert all(int(faults) == int(identical) > 0 for _, _, faults, identical, _ in rows)
