@@ -250,14 +250,14 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM
 
 def test_a_writer_that_fails_in_its_turn_goes_on(tmp_path: Path) -> None:
     situation = """
-from autoprof import probe
-inner, failures = probe.keep_time, []
+from autoprof import turns
+inner, failures = turns.keep_time, []
 def keep_time():
     if len(failures) < 3:
         failures.append(1)
         raise ValueError("a turn\\nof the writer")
     inner()
-probe.keep_time = keep_time
+turns.keep_time = keep_time
 work()
 wait_for(lambda: len(failures) == 3 and flusher._writer is not None and flusher._writer._process)
 assert flusher._thread.running
@@ -272,10 +272,10 @@ assert flusher._thread.running
 
 def test_a_writer_thread_that_dies_is_told_and_the_exit_writes(tmp_path: Path) -> None:
     situation = """
-from autoprof import probe
+from autoprof import turns
 def keep_time():
     raise SystemExit("dead")
-probe.keep_time = keep_time
+turns.keep_time = keep_time
 work()
 wait_for(lambda: guard.internal_errors.get("flusher"))
 """
