@@ -78,6 +78,8 @@ class Background:
             _start_without_signals(self._run)
         except Exception as error:
             self.running = False
+            if guard.is_foreign(error):
+                raise  # a timeout of the application's that struck here
             if sys.platform != "emscripten" and not sys.is_finalizing() and "shutdown" not in str(error):
                 guard.count(f"start of the {self.name}", error)
         return self.running

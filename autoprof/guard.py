@@ -22,6 +22,7 @@ listeners: list[object] = []
 
 _logged: set[str] = set()
 
+_STDLIB = os.path.dirname(os.__file__) + os.sep
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _HOMES = frozenset(("autoprof", "blinker", "psutil", "pyinstrument", "yaml"))
 """Where exceptions that our own frames raise are defined, besides the standard library."""
@@ -73,8 +74,9 @@ def is_foreign(error: BaseException) -> bool:
         if traceback.tb_next is None:
             break
         traceback = traceback.tb_next
-    if not traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
-        return False  # a library of ours raised it
+    place = traceback.tb_frame.f_code.co_filename
+    if not place.startswith((_PACKAGE, _STDLIB, "<frozen ")) or "-packages" in place.removeprefix(_PACKAGE):
+        return False  # a library of ours raised it, or code of the application that ours has called
     home = type(error).__module__.partition(".")[0]
     return type(error) is TimeoutError or (home not in _HOMES and home not in sys.stdlib_module_names)
 
