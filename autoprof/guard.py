@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from autoprof.primitives import strand_ident
+from autoprof.primitives import get_ident, strand_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,6 +119,12 @@ def inform(message: str) -> None:
         _log(20, message)
 
 
+def threads_of_python() -> dict[int, object]:
+    """Return what `threading.enumerate` lists, by ident: ours must not be in it."""
+    found: dict[int, object] = getattr(sys.modules.get("threading"), "_active", {})
+    return found
+
+
 def _log(level: int, message: str) -> None:
     ident = strand_ident()
     entered = ident not in suppressed
@@ -126,7 +132,10 @@ def _log(level: int, message: str) -> None:
     try:
         import logging
 
+        known = get_ident() in threads_of_python()
         logging.getLogger("autoprof").log(level, "%s", message)
+        if not known:
+            threads_of_python().pop(get_ident(), None)  # logging asks for the thread's name, which makes it up
     except Exception:
         internal_errors["log"] = internal_errors.get("log", 0) + 1
     finally:
