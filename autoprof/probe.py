@@ -281,7 +281,8 @@ class Probe(Spending):
         try:
             self.durations[index] += 1
         except KeyError:
-            self.prepare()
+            if self.durations is NO_COUNTS:  # as in `prepare`, which would be a level of recursion more
+                self.durations = {}
             count_elements(self.durations, (index,))
 
     def take_durations(self) -> dict[int, int]:
@@ -304,7 +305,8 @@ class Probe(Spending):
         try:
             self._skipped[reason] += 1
         except KeyError:
-            self.prepare()
+            if self._skipped is NO_COUNTS:
+                self._skipped = {}
             count_elements(self._skipped, (reason,))
 
     @property

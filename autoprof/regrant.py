@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from autoprof.policy import Policy
     from autoprof.probe import Probe
 
-SLICE_S = 0.002
+SLICE_S = 0.02
 REST_S = 0.001
-"""After so much work of ours the application's threads get the GIL for so long."""
+"""After so much work of ours, which the GIL's own switching has cut in pieces, the others get it for so long."""
 
 UNREACHED = "the portable back end reaches what is imported already at the next start only"
 
