@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from types import CodeType, FunctionType, ModuleType
 
 from autoprof import calls, compiled, ends, guard, marking, stopwatch, strategies, turns
@@ -31,7 +30,6 @@ class Installer:
         probes: (target, kind) → probe, in the order of installation.
         removed: probes that no rule of the policy in force names any more; the latest of them.
         decorations: target → kind → options of the decorators in the code.
-        rewritten: the modules that were rewritten last, as they were imported.
         matched_rules: indexes of the rules that matched a function so far.
         blocked: targets whose decorators a `policy: none` switches off.
         on_installed: called with each new probe.
@@ -46,7 +44,6 @@ class Installer:
         self.probes: dict[tuple[str, str], Probe] = {}
         self.removed: dict[tuple[str, str, int], Probe] = {}
         self.decorations: dict[str, dict[str, dict[str, Any]]] = {}
-        self.rewritten: deque[str] = deque(maxlen=REMOVED_LISTED)
         self._before: dict[tuple[str, str], Probe] = {}
         self._aliases: dict[str, tuple[str, ...]] = {}
         self.matched_rules: set[int] = set()
@@ -77,7 +74,6 @@ class Installer:
             return code
         from autoprof.rewrite.tree import rewrite_tree
 
-        self.rewritten.append(module)
         if aliases:
             self._aliases[module] = aliases
 

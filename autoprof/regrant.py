@@ -67,14 +67,6 @@ def apply(installer: Installer, policy: Policy) -> list[Probe]:
     return installer.end_change()
 
 
-def refresh(installer: Installer, module: str) -> None:
-    """Go over one module again, whose import began under another policy."""
-    for each in installer.known_gates():
-        if each.site[0] == module:
-            _regrant(installer, each)
-    _recode(installer, Pace(), lambda name: name == module)
-
-
 def _covered(policy: Policy | None, module: str) -> bool:
     return policy is not None and policy.covers(module)
 
