@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from autoprof.policy import Policy
+    from autoprof.probe import Probe
     from autoprof.probe_status import ProbeStatus
 
 current: Session | None = None
@@ -46,20 +47,32 @@ def start(path_or_policy: Any = None) -> None:
 
 def _start(policy: Policy | None, source: loading.Source | None) -> None:
     global current, _expected
+    fresh = old = None
+    gone: list[Probe] = []
     with _changing:
         if current is not None and policy is not None and current.rewrites_as(policy):
             gone = current.replace(policy)
         else:
-            fresh, gone = Session(policy), []
+            fresh = Session(policy)
             _prepare_process()
             old, current = current, fresh
-            if old is not None:
-                old.end()
-            fresh.begin()
         session = current
+    if old is not None:
+        _end(old)
+    with _changing:
+        if fresh is not None:
+            fresh.begin()
         watcher, _expected = _expected, None
         _keep_watch(session, source, watcher)
     session.tell(gone)
+
+
+def _end(session: Session) -> None:
+    """End a session. Beware: never under `_changing`; the last flush has receivers."""
+    try:
+        session.end()
+    except Exception as error:
+        guard.report("stop", error)
 
 
 def _keep_watch(session: Session, source: loading.Source | None, watcher: Watcher | None) -> None:
@@ -151,6 +164,8 @@ def _at_exit(**_: object) -> None:
         return
     try:
         current.governor.rest(FORK_WAIT_S)
+        if current.watcher is not None:
+            current.watcher.rest(FORK_WAIT_S, CHANGE_WAIT_S)
         current.flusher.close()
     except Exception as error:
         guard.report("exit", error)
@@ -202,11 +217,8 @@ def stop() -> None:
         waiting, _expected = _expected, None
         if waiting is not None:
             waiting.rest(FORK_WAIT_S)
-        if old is not None:
-            try:
-                old.end()
-            except Exception as error:
-                guard.report("stop", error)
+    if old is not None:
+        _end(old)
 
 
 def status() -> list[ProbeStatus]:

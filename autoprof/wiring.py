@@ -73,7 +73,7 @@ class Session:
         self.run, self.start_folder = run.run_and_folder()
         self.watcher: Watcher | None = None
         self._hook: Any = None
-        self._rested = False
+        self._rested = self._moves = False
         self._telling_later: list[Probe] | None = []
 
     def _wire_flusher(self) -> None:
@@ -155,12 +155,7 @@ class Session:
         self._telling_later = []
         gone = regrant.apply(self.installer, policy)
         compiled.report_imported(self.installer, [name for name in list(sys.modules) if policy.covers(name)])
-        if old is None or _place(old) != _place(policy) or not self.installer.probes:
-            self.flusher.change_writer()
-        if not self.installer.probes:
-            recorder.stop()
-            self.governor.rest(FORK_WAIT_S)
-            self.flusher.rest(FORK_WAIT_S)
+        self._moves = old is None or _place(old) != _place(policy) or not self.installer.probes
         self.governor.retarget(policy)
         self.budget.change(policy.budget)
         for each in self.installer.probes.values():
@@ -169,8 +164,20 @@ class Session:
         self.flusher.states = Standing(policy, self.installer, wall_ns()).news
         return gone
 
+    def _move(self) -> None:
+        """Let go of the store that the policy before named; without a probe, of all threads but the watcher too."""
+        moves, self._moves = self._moves, False
+        if not moves:
+            return
+        self.flusher.change_writer()
+        if not self.installer.probes:
+            recorder.stop()
+            self.governor.rest(FORK_WAIT_S)
+            self.flusher.rest(FORK_WAIT_S)
+
     def tell(self, gone: list[Probe]) -> None:
         """Send what a change of policy has to say: where no lock of ours is held."""
+        self._move()
         installed, self._telling_later = self._telling_later, None
         for each in installed or ():
             telling.send_probe("probe_installed", each)

@@ -319,6 +319,46 @@ def test_a_storm_of_edits_while_threads_call(load: Load, tmp_path: Path) -> None
     gc.collect()
 
 
+@pytest.mark.skipif(WEBASSEMBLY, reason="no threads")
+@pytest.mark.parametrize("act", ["another output", "stop", "another back end"])
+def test_a_receiver_may_wait_for_who_asks_for_the_status(load: Load, tmp_path: Path, act: str) -> None:
+    """`sample` goes out with the last flush: no lock of ours may be held then."""
+    from autoprof import signals
+
+    loaded = load("spliced_at_import", "import time\ndef f(): time.sleep(0.1)\n", interval="1ms")
+    mine, inside, done = threading.Lock(), threading.Event(), threading.Event()
+
+    def receive(sender: str, **_: Any) -> None:
+        inside.set()
+        with mine:
+            pass
+
+    def change() -> None:
+        if act == "stop":
+            autoprof.stop()
+        elif act == "another output":
+            put(loaded, tmp_path / "elsewhere", {"match": "f"})
+        else:
+            put(loaded, tmp_path, {"match": "f"}, rewrite="decorate")
+        done.set()
+
+    assert session.current is not None
+    session.current.flusher.rest(5)  # the change is what flushes
+    loaded.f()
+    session.current.flusher.rest(5)
+    with signals.sample.connected_to(receive):
+        with mine:
+            thread = threading.Thread(target=change)
+            thread.start()
+            assert inside.wait(60)
+            asked = threading.Thread(target=autoprof.status, daemon=True)
+            asked.start()
+            asked.join(60)
+            assert not asked.is_alive()
+        assert done.wait(60)
+        thread.join(60)
+
+
 # The file
 
 
