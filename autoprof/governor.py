@@ -9,6 +9,7 @@ from __future__ import annotations
 from autoprof import calls, guard, telling, turns
 from autoprof.background import Background
 from autoprof.clock import monotonic_ns, thread_ns
+from autoprof.importing import importing
 from autoprof.primitives import allocate_lock, get_ident
 from autoprof.sampler import recorder
 
@@ -67,7 +68,8 @@ class Governor:
     def prepare(self) -> None:
         """Make what reads and what decides, unless they are there."""
         if not self._prepared:
-            from autoprof import load
+            with importing:
+                from autoprof import load
 
             self.meter = load.Meter()
             self.judge = load.Judge(*self._limits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from autoprof.importing import importing
 from autoprof.primitives import get_ident, strand_ident
 
 TYPE_CHECKING = False
@@ -130,7 +131,8 @@ def _log(level: int, message: str) -> None:
     entered = ident not in suppressed
     suppressed.add(ident)
     try:
-        import logging
+        with importing:
+            import logging
 
         known = get_ident() in threads_of_python()
         logging.getLogger("autoprof").log(level, "%s", message)

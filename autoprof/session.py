@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from autoprof import events, guard, interpreters, leaving, loading, run
+from autoprof import events, guard, importing, interpreters, leaving, loading, run
 from autoprof.primitives import RLock
 from autoprof.reload import Watcher
 from autoprof.wiring import CHANGE_WAIT_S, FORK_DELICATE_WAIT_S, FORK_WAIT_S, Session
@@ -182,10 +182,12 @@ def _before_fork() -> None:
             leaving.close_with_celery(_at_exit)
         except Exception as error:
             guard.report("fork", error)
+    importing.hold()
 
 
 def _after_fork() -> None:
     global _held
+    importing.release()
     held, _held = _held, False
     if held:
         _changing.release()
@@ -194,6 +196,7 @@ def _after_fork() -> None:
 
 def _in_child() -> None:
     global _held, _changing
+    importing.release()
     _held, _changing = False, RLock()
     _with_session(Session.in_child)
     if _expected is not None:

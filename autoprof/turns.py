@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoprof import gate
 from autoprof.clock import monotonic_ns
+from autoprof.importing import importing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def expire(probe: Probe) -> None:
     """End a probe whose rule's `for` is over; its calls stay counted."""
     expiring.discard(probe)
     if probe.state in ("installed", "shed"):
-        from autoprof.units import format_duration
+        with importing:
+            from autoprof.units import format_duration
 
         probe.state = "disabled"
         probe.reason = f"its time is over (for: {format_duration(probe.options['for_ns'])})"

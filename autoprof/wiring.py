@@ -27,6 +27,7 @@ from autoprof.budget import Budget
 from autoprof.clock import wall_ns
 from autoprof.flusher import Flusher
 from autoprof.governor import Governor
+from autoprof.importing import importing
 from autoprof.installer import SPLICE, Installer
 from autoprof.reload import Watcher
 from autoprof.sampler import nothing, recorder
@@ -201,9 +202,10 @@ class Session:
 
     def _first_call(self, gate: Gate) -> None:
         if gate.owner is None and gate.code is not None and gate.original is not None:
-            from autoprof.owner import find_owner
+            with importing:
+                from autoprof import owner as owners
 
-            owner = find_owner(gate)
+            owner = owners.find_owner(gate)
             if owner is not None:
                 gate.owner = weakref.ref(owner)
         if isinstance(gate, gates.TimedGate) and gate.timer is not None:
@@ -224,9 +226,11 @@ class Session:
 
     def _installed(self, probe: Probe) -> None:
         self.governor.adopt(probe)
-        # Beware: whoever imports threading first is its main thread, waited for at exit: never one of ours.
-        import threading  # noqa: F401
+        with importing:  # what every first call needs
+            # Beware: whoever imports threading first is its main thread, waited for at exit: never one of ours.
+            import threading  # noqa: F401
 
+            from autoprof import load, owner, signals  # noqa: F401
         self._sample_at(probe)
         if self._telling_later is not None:
             self._telling_later.append(probe)
@@ -259,7 +263,8 @@ class Session:
         )
 
     def _deliver(self, probe: Probe, data: Any, duration_ns: int, view: str) -> str | None:
-        from autoprof import artefacts
+        with importing:
+            from autoprof import artefacts, store  # noqa: F401
 
         return artefacts.deliver(self.output, probe, data, duration_ns, self.flusher, view)
 

@@ -297,6 +297,8 @@ def unused():
 POLICY = """\
 version: 1
 output: out
+budget: off
+load: off
 rules:
   - {match: wares:small, policy: profile, rate: 1.0, name: all of them}
   - {match: wares:recurse, policy: profile, rate: 1.0}

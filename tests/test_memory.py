@@ -602,7 +602,7 @@ for _ in range(300):
 def test_a_leak_of_large_blocks_is_in_rss(environment: Environment, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(LARGE)
     (tmp_path / "policy.yaml").write_text(
-        "version: 1\nrules:\n  - {match: '__main__:*', policy: profile_memory}\n"
+        "version: 1\nbudget: off\nload: off\nrules:\n  - {match: '__main__:*', policy: profile_memory}\n"
     )
     done = environment.run("app.py", cwd=tmp_path, env={"AUTOPROF_CONFIG": "policy.yaml"})
     assert (done.returncode, done.stderr) == (0, ""), done.stderr

@@ -41,6 +41,7 @@ def keep(name):
     signal.connect(receive, weak=False)
 for name in ("policy_loaded", "policy_rejected"):
     keep(name)
+os.environ["AUTOPROF_CONFIG"] = sys.argv[1]  # only now: an installed autoprof would start before `codes`
 session.start_from_environment()
 def links():
     for each in os.listdir("/proc/self/fd"):
@@ -81,13 +82,9 @@ def ask(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[Pa
     def begin(path: Path) -> Ask:
         (tmp_path / "shop.py").write_text(MODULE)
         root = str(Path(__file__).resolve().parents[1])
-        environment = {
-            **os.environ,
-            "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}",
-            "AUTOPROF_CONFIG": str(path),
-        }
+        environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"}
         process = subprocess.Popen(
-            [sys.executable, "-c", APP],
+            [sys.executable, "-c", APP, str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -7,6 +7,8 @@ that holds something open has `close()` too, for the session's end.
 
 from __future__ import annotations
 
+from autoprof.importing import importing
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -43,7 +45,9 @@ def make(key: str, deliver: Deliver) -> Any:
     from importlib import import_module
 
     module, name = HOMES[key]
-    return getattr(import_module(f"autoprof.strategies.{module}"), name)(deliver)
+    with importing:
+        home = import_module(f"autoprof.strategies.{module}")
+    return getattr(home, name)(deliver)
 
 
 def close(made: Iterable[Any]) -> None:

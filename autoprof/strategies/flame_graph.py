@@ -19,6 +19,7 @@ from autoprof import arbiter, clock, guard
 from autoprof import probe as probes
 from autoprof.callstacks import AWAIT, CallStacks
 from autoprof.frames import awaiting, frame_label, frame_of
+from autoprof.importing import importing
 from autoprof.primitives import allocate_lock, get_ident
 from autoprof.sampler import recorder
 
@@ -168,7 +169,8 @@ class Following:
         return bool(getattr(coroutine, "cr_running", False)) and frame_of(coroutine) is frame
 
     def _hook(self) -> None:
-        from pyinstrument.stack_sampler import get_stack_sampler
+        with importing:
+            from pyinstrument.stack_sampler import get_stack_sampler
 
         self._sampler = sampler = get_stack_sampler()
         warned = sampler.has_warned_about_timing_overhead

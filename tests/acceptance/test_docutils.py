@@ -16,6 +16,8 @@ from tests.truth.running import PROGRAMS
 _POLICY = """\
 version: 1
 output: ./out
+budget: off
+load: off
 rules:
   - match: ["docutils:*", "docutils.*:*"]
     policy: profile
