@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+FORK_WAIT_S = 0.1
+CHANGE_WAIT_S = 1.0
+FORK_DELICATE_WAIT_S = 5.0
+"""How long a fork waits for a thread of ours; for a change of policy; for a thread that must not be cut off."""
+
 _FAULTS = ("SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
 _IMPORTLIB = "<frozen importlib._bootstrap>"
 

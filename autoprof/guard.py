@@ -137,7 +137,9 @@ def _log(level: int, message: str) -> None:
         known = get_ident() in threads_of_python()
         logging.getLogger("autoprof").log(level, "%s", message)
         if not known:
-            threads_of_python().pop(get_ident(), None)  # logging asks for the thread's name, which makes it up
+            threads_of_python().pop(
+                get_ident(), None
+            )  # logging asks for the thread's name, which makes it up
     except Exception:
         internal_errors["log"] = internal_errors.get("log", 0) + 1
     finally:

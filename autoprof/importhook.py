@@ -54,6 +54,10 @@ class Handle:
     def __init__(self, finder: Finder) -> None:
         self._finder = finder
 
+    def adopt(self, rewriter: Rewriter) -> None:
+        """Go on, at the same place, for another rewriter."""
+        self._finder.adopt(rewriter)
+
     def uninstall(self) -> None:
         """Take everything out again; idempotent. Modules already imported stay as they are."""
         self._finder.uninstall()
@@ -65,14 +69,18 @@ class Finder:
     """First in `sys.meta_path`: lets the others find the module, then prepares its loader. Holds no lock."""
 
     def __init__(self, rewriter: Rewriter) -> None:
-        self.rewriter = rewriter
+        self.active = True
         self.runpy = RunpyHook(rewriter)
         self.script = ScriptHook(rewriter)
-        self.active = True
-        self._covers = rewriter.covers
+        self.adopt(rewriter)
         self._under_way: set[tuple[int, str]] = set()
         self._plain: Any = None
         self._watched: Any = None
+
+    def adopt(self, rewriter: Rewriter) -> None:
+        """Ask this rewriter from now on."""
+        self.rewriter = self.runpy.rewriter = self.script.rewriter = rewriter
+        self._covers = rewriter.covers
 
     def install(self) -> None:
         """Go to the front of `sys.meta_path`, and stand behind every finder at once: see `_watch`."""

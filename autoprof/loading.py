@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from autoprof import guard, run, telling
+from autoprof import events, guard, run, telling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,6 +92,19 @@ def refuse(source: Source, error: Exception, consequence: str) -> None:
     if _is_first_to_tell(source.path):
         guard.warn(f"{consequence}: {error}")
     telling.send_session("policy_rejected", {}, path=source.path, errors=str(error).splitlines())
+
+
+def name_environment(policy: Policy | None) -> None:
+    """Have all events name the policy's environment and service."""
+    events.environment["env"] = policy.env if policy else os.environ.get("AUTOPROF_ENV") or "dev"
+    events.environment["service"] = policy.service.get("service") if policy else None
+
+
+def tell(policy: Policy) -> None:
+    """Tell of a policy that is in force now: one INFO line about what does nothing yet, and the signal."""
+    if policy.inactive:
+        guard.inform(f"not active in this version: {', '.join(policy.inactive)}")
+    telling.send_session("policy_loaded", {"rules": len(policy.rules)}, path=policy.path, env=policy.env)
 
 
 def accept() -> None:

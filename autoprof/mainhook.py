@@ -39,7 +39,7 @@ class ScriptHook:
     """The path hook that gets `python app.py` rewritten; it answers once, to the interpreter itself."""
 
     def __init__(self, rewriter: Rewriter) -> None:
-        self._rewriter = rewriter
+        self.rewriter = rewriter
 
     def install(self) -> None:
         """Ask to be asked, after all others: a zip file or folder with a `__main__` is not a script."""
@@ -65,9 +65,9 @@ class ScriptHook:
             raise ImportError(f"left to Python: {path!r}") from error
         code, loader = read
         if isinstance(loader, SourceFileLoader):
-            code, _ = transform(self._rewriter, code, "__main__", (), lambda: (_bytes_of(path), path))
+            code, _ = transform(self.rewriter, code, "__main__", (), lambda: (_bytes_of(path), path))
         else:
-            code, _ = transform(self._rewriter, code, "__main__")
+            code, _ = transform(self.rewriter, code, "__main__")
         sys.modules["runpy"] = _runner(path, code, loader)  # type: ignore[assignment]
         self.uninstall()
         return self
@@ -144,7 +144,7 @@ class RunpyHook:
     """Rewrites what runpy executes, under the name it runs by and its own name as an alias."""
 
     def __init__(self, rewriter: Rewriter) -> None:
-        self._rewriter = rewriter
+        self.rewriter = rewriter
         self._runpy: ModuleType | None = None
         self._exec: object = None
 
@@ -171,11 +171,11 @@ class RunpyHook:
         spec = run_globals.get("__spec__")
         own = getattr(spec, "name", None)
         aliases = (own,) if isinstance(own, str) and own != name else ()
-        covers = self._rewriter.covers
+        covers = self.rewriter.covers
         if not isinstance(name, str) or not any(map(covers, (name, *aliases))):
             return code
         path = run_globals.get("__file__")
-        return transform(self._rewriter, code, name, aliases, lambda: _source(spec, path))[0]
+        return transform(self.rewriter, code, name, aliases, lambda: _source(spec, path))[0]
 
 
 def _source(spec: Any, path: Any) -> Source | None:

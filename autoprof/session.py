@@ -5,22 +5,26 @@ from __future__ import annotations
 import os
 
 from autoprof import events, guard, importing, interpreters, leaving, loading, run
+from autoprof.background import CHANGE_WAIT_S, FORK_DELICATE_WAIT_S, FORK_WAIT_S
+from autoprof.latent import Latent, has_met
 from autoprof.primitives import RLock
 from autoprof.reload import Watcher
-from autoprof.wiring import CHANGE_WAIT_S, FORK_DELICATE_WAIT_S, FORK_WAIT_S, Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from autoprof.policy import Policy
     from autoprof.probe import Probe
     from autoprof.probe_status import ProbeStatus
+    from autoprof.wiring import Session
 
 current: Session | None = None
+_latent: Latent | None = None
+"""The policy in force while it has met nothing that it names; then there is no session."""
+
 _expected: Watcher | None = None
-"""Looks for a policy file while there is no session: it was missing or wrong at the start."""
+"""Looks at the policy file while there is no session: it is missing or wrong, or has met nothing."""
 
 _prepared = False
 _held = False
@@ -47,13 +51,16 @@ def start(path_or_policy: Any = None) -> None:
 
 def _start(policy: Policy | None, source: loading.Source | None) -> None:
     global current, _expected
+    from autoprof import wiring  # before the lock: see `_awaken`
+
     fresh = old = None
     gone: list[Probe] = []
     with _changing:
+        _forget_latent()
         if current is not None and policy is not None and current.rewrites_as(policy):
             gone = current.replace(policy)
         else:
-            fresh = Session(policy)
+            fresh = wiring.Session(policy)
             _prepare_process()
             old, current = current, fresh
         session = current
@@ -63,8 +70,57 @@ def _start(policy: Policy | None, source: loading.Source | None) -> None:
         if fresh is not None:
             fresh.begin()
         watcher, _expected = _expected, None
-        _keep_watch(session, source, watcher)
+        session.watcher = _keep_watch(session.policy, source, watcher or session.watcher)
     session.tell(gone)
+
+
+def _put(policy: Policy, source: loading.Source) -> None:
+    """Put a file's policy in force: with a session once there is something for it to do."""
+    if current is not None or has_met(policy):
+        _start(policy, source)
+    else:
+        _lie_in_wait(policy, source)
+
+
+def _lie_in_wait(policy: Policy, source: loading.Source) -> None:
+    global _latent, _expected
+    with _changing:
+        _forget_latent()
+        _prepare_process()
+        loading.name_environment(policy)
+        _latent = Latent(policy, source, _awaken)
+        _latent.install()
+        _expected = _keep_watch(policy, source, _expected)
+    loading.tell(policy)
+
+
+def _forget_latent() -> None:
+    global _latent
+    if _latent is not None:
+        _latent.uninstall()
+        _latent = None
+
+
+def _awaken(latent: Latent) -> None:
+    """Make the session of a policy that has met something. Runs inside the import of that module."""
+    global current, _latent, _expected
+    # Beware: importlib finds deadlocks among its own locks only. No import of the standard library's under `_changing`.
+    from autoprof import wiring
+
+    if not _changing.acquire(True, CHANGE_WAIT_S):
+        return
+    try:
+        if _latent is not latent:
+            return
+        session = wiring.Session(latent.policy)  # where that fails, the next module tries again
+        _latent = None
+        session.awaken(latent)
+        current = session
+        session.begin()
+        session.watcher, _expected = _expected, None
+    finally:
+        _changing.release()
+    session.tell([], loaded=False)
 
 
 def _end(session: Session) -> None:
@@ -75,10 +131,11 @@ def _end(session: Session) -> None:
         guard.report("stop", error)
 
 
-def _keep_watch(session: Session, source: loading.Source | None, watcher: Watcher | None) -> None:
+def _keep_watch(
+    policy: Policy | None, source: loading.Source | None, watcher: Watcher | None
+) -> Watcher | None:
     """Have the policy's file looked at, as its `reload` says; `watcher` may do so already."""
-    period_ns = session.policy.reload_ns if session.policy is not None else None
-    watcher = watcher or session.watcher
+    period_ns = policy.reload_ns if policy is not None else None
     if watcher is not None and (source is None or watcher.path != source.path or not period_ns):
         watcher.rest(0.0)
         watcher = None
@@ -86,7 +143,7 @@ def _keep_watch(session: Session, source: loading.Source | None, watcher: Watche
         watcher = _watch(source, period_ns / 1e9)
     elif watcher is not None and period_ns:
         watcher.period_s = period_ns / 1e9
-    session.watcher = watcher
+    return watcher
 
 
 def start_from_environment() -> None:
@@ -114,7 +171,7 @@ def start_from_environment() -> None:
         _expected = _watch(source, loading.RELOAD_S)
         return
     if loading.for_this_program(policy):
-        _start(policy, source)
+        _put(policy, source)
 
 
 def _watch(source: loading.Source, period_s: float) -> Watcher:
@@ -131,15 +188,17 @@ def _watch(source: loading.Source, period_s: float) -> Watcher:
         except PolicyErrors as error:
             if sure:
                 loading.refuse(
-                    source, error, "the policy in force stays" if current else "autoprof stays off"
+                    source,
+                    error,
+                    "the policy in force stays" if current or _latent else "autoprof stays off",
                 )
             return False
         loading.accept()
-        _start(policy if loading.for_this_program(policy) else policy.without_rules(), source)
+        _put(policy if loading.for_this_program(policy) else policy.without_rules(), source)
         return True
 
     def gone(error: OSError) -> None:
-        if current is not None and not run.inherited_run():
+        if (current or _latent) and not run.inherited_run():
             guard.warn(f"the policy file is gone, the policy in force stays: {error}")
 
     made = Watcher(source.path, source.content, period_s, changed, gone)
@@ -160,6 +219,8 @@ def _prepare_process() -> None:
 
 
 def _at_exit(**_: object) -> None:
+    if _expected is not None:
+        _expected.rest(FORK_WAIT_S, CHANGE_WAIT_S)
     if current is None:
         return
     try:
@@ -174,7 +235,7 @@ def _at_exit(**_: object) -> None:
 def _before_fork() -> None:
     global _held
     _held = _changing.acquire(True, CHANGE_WAIT_S)  # a child must not be born with half a policy
-    _with_session(Session.rest)
+    _with_session("rest")
     if _expected is not None:
         _expected.rest(FORK_WAIT_S, FORK_DELICATE_WAIT_S)
     if current is not None:
@@ -191,23 +252,23 @@ def _after_fork() -> None:
     held, _held = _held, False
     if held:
         _changing.release()
-    _with_session(Session.resume)
+    _with_session("resume")
 
 
 def _in_child() -> None:
     global _held, _changing
     importing.release()
     _held, _changing = False, RLock()
-    _with_session(Session.in_child)
+    _with_session("in_child")
     if _expected is not None:
         _expected.forget_thread()
         _expected.start()
 
 
-def _with_session(act: Callable[[Session], None]) -> None:
+def _with_session(act: str) -> None:
     if current is not None:
         try:
-            act(current)
+            getattr(current, act)()
         except Exception as error:
             guard.report("fork", error)
 
@@ -217,6 +278,7 @@ def stop() -> None:
     global current, _expected
     with _changing:
         old, current = current, None
+        _forget_latent()
         waiting, _expected = _expected, None
         if waiting is not None:
             waiting.rest(FORK_WAIT_S)
@@ -232,6 +294,8 @@ def status() -> list[ProbeStatus]:
 
 def decorate(function: Any, kind: str, options: dict[str, Any]) -> Any:
     """Be a decorator: start the default session when there is none."""
+    if current is None and _latent is not None:
+        _awaken(_latent)
     if current is None:
         start(None)
     if current is None:

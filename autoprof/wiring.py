@@ -23,6 +23,7 @@ from autoprof import (
 )
 from autoprof import flight as flights
 from autoprof import gate as gates
+from autoprof.background import FORK_DELICATE_WAIT_S, FORK_WAIT_S
 from autoprof.budget import Budget
 from autoprof.clock import wall_ns
 from autoprof.flusher import Flusher
@@ -38,14 +39,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from autoprof.gate import Gate
+    from autoprof.latent import Latent
     from autoprof.policy import Policy
     from autoprof.probe import Probe
     from autoprof.probe_status import ProbeStatus
     from autoprof.rewrite.backend import Backend
 
-FORK_WAIT_S = 0.1
-CHANGE_WAIT_S = 1.0
-FORK_DELICATE_WAIT_S = 5.0
 INTERVAL_NS = 10_000_000
 DEFAULT_OUTPUT = "./autoprof-data"
 DEFAULT_BUDGET = 0.01
@@ -120,16 +119,18 @@ class Session:
         """Put the policy in force: hook imports, splice what is already imported."""
         calls.on_first_call, calls.on_roused = self._first_call, self._awake
         guard.listeners.append(telling.send_internal_error)
-        self._name_environment()
+        loading.name_environment(self.policy)
+        recorder.interval_ns = INTERVAL_NS
         if self.policy is not None:
             self._hook_imports()
             self._splice_imported()
 
-    def _name_environment(self) -> None:
-        policy = self.policy
-        events.environment["env"] = policy.env if policy else os.environ.get("AUTOPROF_ENV") or "dev"
-        events.environment["service"] = policy.service.get("service") if policy else None
-        recorder.interval_ns = INTERVAL_NS
+    def awaken(self, latent: Latent) -> None:
+        """Take over from a policy that has met something: its hook, its place."""
+        self.run, self.start_folder = latent.run, latent.start_folder
+        self._hook, latent.handle = latent.handle, None
+        if self._hook is not None:
+            self._hook.adopt(self.installer)
 
     def _hook_imports(self) -> None:
         """Be asked about imports as long as there is a rule."""
@@ -151,7 +152,8 @@ class Session:
         from autoprof import regrant
 
         old, self.policy = self.policy, policy
-        self._name_environment()
+        loading.name_environment(policy)
+        recorder.interval_ns = INTERVAL_NS
         self._hook_imports()
         self._telling_later = []
         gone = regrant.apply(self.installer, policy)
@@ -176,20 +178,20 @@ class Session:
             self.governor.rest(FORK_WAIT_S)
             self.flusher.rest(FORK_WAIT_S)
 
-    def tell(self, gone: list[Probe]) -> None:
-        """Send what a change of policy has to say: where no lock of ours is held."""
+    def tell(self, gone: list[Probe], loaded: bool = True) -> None:
+        """Send what a change of policy has to say: where no lock of ours is held.
+
+        Args:
+            loaded: whether the policy itself is news.
+        """
         self._move()
         installed, self._telling_later = self._telling_later, None
         for each in installed or ():
             telling.send_probe("probe_installed", each)
         for each in gone:
             telling.send_probe("probe_removed", each)
-        policy = self.policy
-        if policy is None:
-            return
-        if policy.inactive:
-            guard.inform(f"not active in this version: {', '.join(policy.inactive)}")
-        telling.send_session("policy_loaded", {"rules": len(policy.rules)}, path=policy.path, env=policy.env)
+        if self.policy is not None and loaded:
+            loading.tell(self.policy)
 
     def _splice_imported(self) -> None:
         covered = [name for name in list(sys.modules) if self.installer.covers(name)]
