@@ -19,8 +19,11 @@ from autoprof import calls
 
 calls.measure_under_coverage = True
 
+# A background job inherits the one ignored, `nohup` the other; and so would every process that a test starts.
 if hasattr(signal, "SIGINT") and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STARTUP = REPOSITORY / "autoprof" / "startup"
