@@ -107,6 +107,8 @@ def _awaken(latent: Latent) -> None:
     # Beware: importlib finds deadlocks among its own locks only. No import of the standard library's under `_changing`.
     from autoprof import wiring
 
+    if not hasattr(wiring, "Session"):
+        return  # `_start` on this thread imports it, and that what a rule names: the session will find it
     if not _changing.acquire(True, CHANGE_WAIT_S):
         return
     try:
@@ -129,6 +131,13 @@ def _end(session: Session) -> None:
         session.end()
     except Exception as error:
         guard.report("stop", error)
+
+
+def awake() -> Session | None:
+    """Return the session; make it if a policy is in force that has met nothing yet."""
+    if current is None and _latent is not None:
+        _awaken(_latent)
+    return current
 
 
 def _keep_watch(
@@ -294,9 +303,7 @@ def status() -> list[ProbeStatus]:
 
 def decorate(function: Any, kind: str, options: dict[str, Any]) -> Any:
     """Be a decorator: start the default session when there is none."""
-    if current is None and _latent is not None:
-        _awaken(_latent)
-    if current is None:
+    if awake() is None:
         start(None)
     if current is None:
         return function

@@ -89,7 +89,7 @@ class force:
     def __init__(self, target: str | FunctionType) -> None:
         self.target = target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
         self._before: list[tuple[Probe, float, int, bool, float]] = []
-        self._session = session.current
+        self._session = session.awake()
         if self._session is None:
             raise LookupError(f"no probe is on {self.target!r}: autoprof is not started")
         installer = self._session.installer

@@ -96,6 +96,16 @@ show()
     assert run(program) == "[('__main__:own', 1, 1), ('wares:small', 1, 1)] True\n"
 
 
+def test_force_of_what_is_not_imported_yet(run: Run) -> None:
+    program = """
+import autoprof
+autoprof.testing.force("wares:small")
+import wares
+show()
+"""
+    assert run(program) == "[('wares:small', 1, 1)] True\n"
+
+
 def test_a_module_that_the_session_itself_imports(run: Run) -> None:
     """`heapq` comes with the session's own imports, inside the import of `heapq` by the application."""
     program = """
@@ -106,6 +116,30 @@ assert heapq.nsmallest(1, [3, 2]) == [2]
 show()
 """
     assert run(program) == "[('heapq:nsmallest', 1, 1)] True\n"
+
+
+def test_a_module_that_starting_another_session_imports(run: Run) -> None:
+    program = """
+import logging
+told = []
+class Keep(logging.Handler):
+    def emit(self, record):
+        told.append(record.getMessage())
+logging.getLogger("autoprof").addHandler(Keep())
+assert "autoprof.wiring" not in sys.modules
+for name in ("heapq", "_heapq", "weakref"):
+    sys.modules.pop(name, None)
+text = open("policy.yaml").read().replace("heapq:nsmallest", "weakref:finalize.detach")
+import time
+open("policy.yaml", "w").write(text)
+time.sleep(0.5)  # the policy in force names what wiring imports
+import autoprof
+autoprof.start({"version": 1, "rules": [{"match": "goods:*", "policy": "profile", "rate": 1.0}]})
+import goods
+show()
+assert not told, told
+"""
+    assert run(program, reload="20ms") == "[('goods:large', 1, 1)] True\n"
 
 
 def test_threads_that_meet_two_modules_at_once(run: Run) -> None:
