@@ -47,26 +47,29 @@ class Standing:
             ProbeState(each.target, each.rule, each.policy, each.strategy_name, state, reason)
             for each, (state, reason) in zip(probes_now, told_now, strict=True)
         ]
-        for rule in self._unmatched_rules():
+        for rule, excluded in self._unmatched_rules():
             globs = ", ".join(str(each.text) for each in rule.match)
-            states.append(
-                ProbeState(globs, rule.label, rule.policy, "", "waiting", "matched no function yet")
-            )
+            state, reason = ("disabled", excluded) if excluded else ("waiting", "matched no function yet")
+            states.append(ProbeState(globs, rule.label, rule.policy, "", state, reason))
         for where, number in failures.items():
             told = f"{number} or more internal errors; see the application's log"
             states.append(ProbeState(where, "autoprof", INTERNAL, "", "failed", told))
         return states
 
-    def _unmatched_rules(self) -> list[Rule]:
-        rules = self.policy.rules if self.policy else ()
-        return [
-            each for each in rules if each.index not in self.installer.matched_rules and each.policy != "none"
-        ]
+    def _unmatched_rules(self) -> list[tuple[Rule, str]]:
+        """Return the rules that have matched nothing, each with why it can't here: `env`, `enabled`; "" if it can."""
+        if self.policy is None:
+            return []
+        matched, env = self.installer.matched_rules, self.policy.env
+        rules = [each for each in self.policy.rules if each.index not in matched and each.policy != "none"]
+        return [(each, each.excluded(env)) for each in rules]
 
     def _warn_of_unmatched_rules(self) -> None:
         if self._warned or wall_ns() - self.started_ns < UNMATCHED_AFTER_NS:
             return
         self._warned = True
-        for rule in self._unmatched_rules():
+        for rule, excluded in self._unmatched_rules():
+            if excluded:
+                continue
             globs = ", ".join(str(each.text) for each in rule.match)
             guard.warn(f"{rule.label} has matched no function in the first minute: {globs}")

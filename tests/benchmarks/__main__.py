@@ -6,13 +6,25 @@ import argparse
 import platform
 import sys
 
-from tests.benchmarks import budget, calls, memory, reload, rewriting, sampler, service, startup, tracing
+from tests.benchmarks import (
+    budget,
+    calls,
+    memory,
+    probes,
+    reload,
+    rewriting,
+    sampler,
+    service,
+    startup,
+    tracing,
+)
 from tests.benchmarks.measure import Figure
 
 _ALL = {
     "budget": budget,
     "calls": calls,
     "memory": memory,
+    "probes": probes,
     "reload": reload,
     "rewriting": rewriting,
     "sampler": sampler,
