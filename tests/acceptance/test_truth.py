@@ -27,8 +27,12 @@ def _broken(name: str, folder: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ALL if name not in APART])
 def test_what_is_told_is_true(name: str, tmp_path: Path) -> None:
-    """What breaks is tried once more, all of it: chance breaks a row of samples once, an error each time."""
-    broken = _broken(name, tmp_path / "first") and _broken(name, tmp_path / "second")
+    """What breaks is tried again, all of it: chance or a starved machine breaks a row of samples, an error each time."""
+    broken: list[str] = []
+    for attempt in range(4):
+        broken = _broken(name, tmp_path / str(attempt))
+        if not broken:
+            break
     assert not broken, "\n" + "\n".join(broken)
 
 
