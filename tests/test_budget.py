@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprof import advice, budget, calibration, costs, gate, session, testing
+from autoprof import advice, budget, calibration, costs, gate, session, testing, wiring
 from autoprof.budget import Account, Budget, level_of
 from autoprof.costs import prices, purse
 from autoprof.probe import IF_SLOW, Probe
@@ -35,7 +35,7 @@ WEBASSEMBLY = sys.platform == "emscripten"
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Loaded]]:
     """Load a module under a budget; its ticks come from the test alone, and the prices are the usual ones."""
     monkeypatch.setattr(calibration, "calibrate", lambda installer: None)
-    monkeypatch.setattr(session.Session, "_reckon", lambda self: None)
+    monkeypatch.setattr(wiring.Session, "_reckon", lambda self: None)
     costs.prices.forget()
     before = mechanisms.policy
 
