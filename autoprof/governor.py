@@ -6,10 +6,9 @@ costs what a closed gate costs.
 
 from __future__ import annotations
 
-from autoprof import calls, guard, telling, turns
+from autoprof import calls, guard, load, telling, turns
 from autoprof.background import Background
 from autoprof.clock import monotonic_ns, thread_ns
-from autoprof.importing import importing
 from autoprof.primitives import allocate_lock, get_ident
 from autoprof.sampler import recorder
 
@@ -68,9 +67,6 @@ class Governor:
     def prepare(self) -> None:
         """Make what reads and what decides, unless they are there."""
         if not self._prepared:
-            with importing:
-                from autoprof import load
-
             self.meter = load.Meter()
             self.judge = load.Judge(*self._limits)
             self._prepared = True

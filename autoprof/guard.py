@@ -11,6 +11,7 @@ from autoprof.primitives import get_ident, strand_ident
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType
+    from typing import Any
 
 internal_errors: dict[str, int] = {}
 """Failures of ours by the place they happened at, for `status` and `doctor`."""
@@ -131,9 +132,10 @@ def _log(level: int, message: str) -> None:
     entered = ident not in suppressed
     suppressed.add(ident)
     try:
-        with importing:
-            import logging
-
+        logging: Any = sys.modules.get("logging")  # an application that replaces `__import__` must not see ours
+        if logging is None:
+            with importing:
+                import logging
         known = get_ident() in threads_of_python()
         logging.getLogger("autoprof").log(level, "%s", message)
         if not known:

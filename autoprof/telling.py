@@ -6,6 +6,7 @@ import sys
 
 from autoprof import events
 from autoprof.clock import monotonic_ns, wall_ns
+from autoprof.importing import importing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,6 +14,15 @@ if TYPE_CHECKING:
 
     from autoprof.flight import Flight
     from autoprof.probe import Probe
+
+
+def _signals() -> Any:
+    """Return our signals. Beware: no import statement at every call; the application may have replaced `__import__`."""
+    found = sys.modules.get("autoprof.signals")
+    if found is None:
+        with importing:
+            from autoprof import signals as found
+    return found
 
 
 def _metadata(event: str, probe: Probe) -> dict[str, Any]:
@@ -23,7 +33,7 @@ def _metadata(event: str, probe: Probe) -> dict[str, Any]:
 
 def send_start(call: Flight) -> None:
     """Send `start` for each probe of a call that begins."""
-    from autoprof import signals
+    signals = _signals()
 
     if not signals.start.receivers:
         return
@@ -56,7 +66,7 @@ def send_end(
     Returns:
         Whether anybody was listening.
     """
-    from autoprof import signals
+    signals = _signals()
 
     sent = signals.sent
     if kept:
@@ -66,7 +76,7 @@ def send_end(
         metadata = {**_metadata("slow_operation", probe), "profiled": kept}
         signals.send("slow_operation", probe.target, measurements, metadata)
     if not kept:
-        return sent != signals.sent
+        return bool(sent != signals.sent)
     if probe.policy == "profile_production" and signals.production.receivers:
         metadata = _metadata("production", probe)
         signals.send("production", probe.target, {"duration_ns": duration_ns}, metadata)
@@ -83,11 +93,11 @@ def send_end(
             "samples": found.get("samples", samples if probe.sampled else None),
         }
         signals.send("complete", probe.target, measurements, metadata)
-    return sent != signals.sent
+    return bool(sent != signals.sent)
 
 
 def _send_outcome(probe: Probe, duration_ns: int, result: str | None, error: BaseException | None) -> None:
-    from autoprof import signals
+    signals = _signals()
 
     if error is None:
         if signals.stop.receivers:
@@ -115,7 +125,7 @@ def send_sample(probe: Probe, samples: int, window_s: float) -> None:
     """Send `sample`: how many stacks a target got in the last window."""
     if not probe.emits or "blinker" not in sys.modules:
         return
-    from autoprof import signals
+    signals = _signals()
 
     if signals.sample.receivers:
         metadata = events.metadata("sample", probe.target, probe.rule, probe.policy, probe.strategy_name)
@@ -128,7 +138,7 @@ def send_session(name: str, measurements: dict[str, Any], **more: Any) -> None:
     """Send an event that belongs to no target; to nobody, at no cost, where blinker is not loaded."""
     if "blinker" not in sys.modules:
         return
-    from autoprof import signals
+    signals = _signals()
 
     metadata = events.metadata(name, "")
     metadata.update(more)
@@ -139,7 +149,7 @@ def send_shed(probe: Probe, measurements: dict[str, Any], reason: str) -> None:
     """Send `shed`: the budget has taken a probe's stopwatch off, or closed its gate."""
     if "blinker" not in sys.modules or not probe.emits:
         return
-    from autoprof import signals
+    signals = _signals()
 
     if signals.shed.receivers:
         signals.send("shed", probe.target, measurements, {**_metadata("shed", probe), "reason": reason})
@@ -154,7 +164,7 @@ def send_probe(name: str, probe: Probe) -> None:
     """Send an event about a probe itself, if somebody listens."""
     if "blinker" not in sys.modules:
         return
-    from autoprof import signals
+    signals = _signals()
 
     if getattr(signals, name).receivers:
         metadata = events.metadata(name, probe.target, probe.rule, probe.policy, probe.strategy_name)

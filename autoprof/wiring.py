@@ -30,6 +30,7 @@ from autoprof.flusher import Flusher
 from autoprof.governor import Governor
 from autoprof.importing import importing
 from autoprof.installer import SPLICE, Installer
+from autoprof.owner import find_owner
 from autoprof.reload import Watcher
 from autoprof.sampler import nothing, recorder
 from autoprof.standing import Standing
@@ -204,10 +205,7 @@ class Session:
 
     def _first_call(self, gate: Gate) -> None:
         if gate.owner is None and gate.code is not None and gate.original is not None:
-            with importing:
-                from autoprof import owner as owners
-
-            owner = owners.find_owner(gate)
+            owner = find_owner(gate)
             if owner is not None:
                 gate.owner = weakref.ref(owner)
         if isinstance(gate, gates.TimedGate) and gate.timer is not None:
@@ -228,11 +226,10 @@ class Session:
 
     def _installed(self, probe: Probe) -> None:
         self.governor.adopt(probe)
-        with importing:  # what every first call needs
-            # Beware: whoever imports threading first is its main thread, waited for at exit: never one of ours.
-            import threading  # noqa: F401
-
-            from autoprof import load, owner, signals  # noqa: F401
+        if "threading" not in sys.modules:
+            with importing:
+                # Beware: whoever imports threading first is its main thread, waited for at exit: never one of ours.
+                import threading  # noqa: F401
         self._sample_at(probe)
         if self._telling_later is not None:
             self._telling_later.append(probe)

@@ -60,6 +60,23 @@ def test_a_fork_waits_for_an_import_that_a_call_began(environment: Environment, 
     assert (done.stdout, done.stderr, done.returncode) == ("7\n", "", 0)
 
 
+def test_a_measured_call_makes_no_import(environment: Environment, tmp_path: Path) -> None:
+    """An application may replace `__import__`, as tests do; what we ask of it would end up in its `sys.modules`."""
+    (tmp_path / "wares.py").write_text("def first():\n    return 1\ndef second():\n    return 2\n")
+    (tmp_path / "policy.yaml").write_text(
+        "version: 1\nbudget: off\nload: off\nrules: [{match: 'wares:*', policy: profile, rate: 1.0}]\n"
+    )
+    (tmp_path / "app.py").write_text(
+        "import builtins, blinker, wares\nwares.first()\nasked, plain = [], builtins.__import__\n"
+        "def ask(name, *rest):\n    asked.append(name)\n    return plain(name, *rest)\n"
+        "builtins.__import__ = ask\nfor _ in range(10):\n    wares.first()\n    wares.second()\n"
+        "builtins.__import__ = plain\nprint(asked)\n"
+        "import autoprof\nprint([each.profiled for each in autoprof.status()])\n"
+    )
+    done = environment.run("app.py", cwd=tmp_path, env={"AUTOPROF_CONFIG": "policy.yaml"})
+    assert (done.stdout, done.stderr) == ("[]\n[11, 10]\n", "")
+
+
 def ours(source: str) -> FunctionType:
     """Return a function that stands in a file of ours."""
     code = compile(source, str(Path(importing.__file__).with_name("imagined.py")), "exec")
