@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
+from binascii import crc32
 from functools import partial
 
 from autoprof import clock, guard
+from autoprof.importing import load
 from autoprof.primitives import get_ident, strand_ident
+from autoprof.store import Artefact
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +19,6 @@ if TYPE_CHECKING:
 
     from autoprof.flusher import Flusher
     from autoprof.probe import Probe
-    from autoprof.store import Artefact
 
 _TABLES = {
     "text": ("graph_text", "txt"),
@@ -47,8 +50,6 @@ def deliver(
         data: what the view's renderers take; nobody may change it any more.
         view: a key of FORMATS.
     """
-    from autoprof.store import Artefact
-
     format_ = probe.options.get("format") or next(iter(FORMATS[view]))
     path = path_for(folder, probe, FORMATS[view][format_][1], one_file=view != "stacks")
     artefact = Artefact(
@@ -103,9 +104,7 @@ def _write(
 
 def render(view: str, format_: str, data: Any, title: str) -> str | bytes:
     """Return an artefact's content in one of the view's formats."""
-    from importlib import import_module
-
-    module = import_module(f"autoprof.reports.{FORMATS[view][format_][0]}")
+    module = load(f"autoprof.reports.{FORMATS[view][format_][0]}")
     content: str | bytes = getattr(module, f"render_{view}")(data, title=title)
     return content
 
@@ -116,9 +115,6 @@ def path_for(folder: str, probe: Probe, suffix: str, one_file: bool = False) -> 
     Args:
         one_file: the generated name is the same for all calls of the probe in this process.
     """
-    import time
-    from binascii import crc32
-
     target = "".join([each if each.isalnum() or each in "._-" else "-" for each in probe.target])
     target = target.encode("utf-8", "replace")[:100].decode("utf-8", "ignore")  # file names have 255 bytes
     moment = f"{time.strftime('%Y%m%d-%H%M%S')}-{clock.wall_ns() % 1_000_000_000 // 1_000_000:03d}"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from autoprof.importing import importing
+from autoprof.importing import load
 from autoprof.primitives import get_ident, strand_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType
-    from typing import Any
 
 internal_errors: dict[str, int] = {}
 """Failures of ours by the place they happened at, for `status` and `doctor`."""
@@ -132,12 +131,9 @@ def _log(level: int, message: str) -> None:
     entered = ident not in suppressed
     suppressed.add(ident)
     try:
-        logging: Any = sys.modules.get("logging")  # an application that replaces `__import__` must not see ours
-        if logging is None:
-            with importing:
-                import logging
+        logger = load("logging").getLogger("autoprof")
         known = get_ident() in threads_of_python()
-        logging.getLogger("autoprof").log(level, "%s", message)
+        logger.log(level, "%s", message)
         if not known:
             threads_of_python().pop(
                 get_ident(), None

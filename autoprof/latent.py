@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from autoprof.importhook import Handle
-    from autoprof.loading import Source
     from autoprof.policy import Policy
 
 
@@ -39,9 +38,8 @@ class Latent:
 
     handle: Handle | None
 
-    def __init__(self, policy: Policy, source: Source | None, wake: Callable[[Latent], None]) -> None:
+    def __init__(self, policy: Policy, wake: Callable[[Latent], None]) -> None:
         self.policy = policy
-        self.source = source
         self.run, self.start_folder = run_and_folder()
         self.handle = None
         self._wake = wake

@@ -51,8 +51,7 @@ def start(path_or_policy: Any = None) -> None:
 
 def _start(policy: Policy | None, source: loading.Source | None) -> None:
     global current, _expected
-    from autoprof import wiring  # before the lock: see `_awaken`
-
+    wiring = importing.load("autoprof.wiring")  # before the lock: see `_awaken`
     fresh = old = None
     gone: list[Probe] = []
     with _changing:
@@ -88,7 +87,7 @@ def _lie_in_wait(policy: Policy, source: loading.Source) -> None:
         _forget_latent()
         _prepare_process()
         loading.name_environment(policy)
-        _latent = Latent(policy, source, _awaken)
+        _latent = Latent(policy, _awaken)
         _latent.install()
         _expected = _keep_watch(policy, source, _expected)
     loading.tell(policy)
@@ -105,8 +104,7 @@ def _awaken(latent: Latent) -> None:
     """Make the session of a policy that has met something. Runs inside the import of that module."""
     global current, _latent, _expected
     # Beware: importlib finds deadlocks among its own locks only. No import of the standard library's under `_changing`.
-    from autoprof import wiring
-
+    wiring = importing.load("autoprof.wiring")
     if not hasattr(wiring, "Session"):
         return  # `_start` on this thread imports it, and that what a rule names: the session will find it
     if not _changing.acquire(True, CHANGE_WAIT_S):
@@ -228,11 +226,11 @@ def _prepare_process() -> None:
 
 
 def _at_exit(**_: object) -> None:
-    if _expected is not None:
-        _expected.rest(FORK_WAIT_S, CHANGE_WAIT_S)
-    if current is None:
-        return
     try:
+        if _expected is not None:
+            _expected.rest(FORK_WAIT_S, CHANGE_WAIT_S)
+        if current is None:
+            return
         current.governor.rest(FORK_WAIT_S)
         if current.watcher is not None:
             current.watcher.rest(FORK_WAIT_S, CHANGE_WAIT_S)

@@ -6,7 +6,7 @@ import sys
 
 from autoprof import events
 from autoprof.clock import monotonic_ns, wall_ns
-from autoprof.importing import importing
+from autoprof.importing import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from autoprof.probe import Probe
 
 
+_home: Any = None
+
+
 def _signals() -> Any:
-    """Return our signals. Beware: no import statement at every call; the application may have replaced `__import__`."""
-    found = sys.modules.get("autoprof.signals")
-    if found is None:
-        with importing:
-            from autoprof import signals as found
-    return found
+    """Return `autoprof.signals`: with blinker, so not before somebody may listen."""
+    global _home
+    if _home is None:
+        _home = load("autoprof.signals")
+    return _home
 
 
 def _metadata(event: str, probe: Probe) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autoprof import gate
 from autoprof.clock import monotonic_ns
-from autoprof.importing import importing
+from autoprof.importing import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,9 +86,7 @@ def expire(probe: Probe) -> None:
     """End a probe whose rule's `for` is over; its calls stay counted."""
     expiring.discard(probe)
     if probe.state in ("installed", "shed"):
-        with importing:
-            from autoprof.units import format_duration
-
+        format_duration = load("autoprof.units").format_duration
         probe.state = "disabled"
         probe.reason = f"its time is over (for: {format_duration(probe.options['for_ns'])})"
         retune_all(probe)

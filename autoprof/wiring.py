@@ -28,7 +28,7 @@ from autoprof.budget import Budget
 from autoprof.clock import wall_ns
 from autoprof.flusher import Flusher
 from autoprof.governor import Governor
-from autoprof.importing import importing
+from autoprof.importing import load
 from autoprof.installer import SPLICE, Installer
 from autoprof.owner import find_owner
 from autoprof.reload import Watcher
@@ -47,6 +47,10 @@ if TYPE_CHECKING:
     from autoprof.rewrite.backend import Backend
 
 INTERVAL_NS = 10_000_000
+_REWRITING = (
+    ("autoprof.rewrite.decorate",),
+    ("autoprof.rewrite.tree", "autoprof.rewrite.splice", "autoprof.live"),
+)
 DEFAULT_OUTPUT = "./autoprof-data"
 DEFAULT_BUDGET = 0.01
 _DEFAULT_MAX_SIZE_BYTES = 256_000_000
@@ -97,9 +101,12 @@ class Session:
         self.budget.tick()
 
     def _choose_backend(self) -> Backend:
-        from autoprof.rewrite import backend
-
-        return backend.choose(self.policy.rewrite if self.policy else "auto")
+        chosen: Backend = load("autoprof.rewrite.backend").choose(
+            self.policy.rewrite if self.policy else "auto"
+        )
+        for name in _REWRITING[chosen.name == SPLICE]:
+            load(name)  # the application's imports are to find them there
+        return chosen
 
     def strategy(self, name: str) -> Any:
         """Return the strategy object of a name; None for `sample`, which the flight recorder does."""
@@ -227,9 +234,8 @@ class Session:
     def _installed(self, probe: Probe) -> None:
         self.governor.adopt(probe)
         if "threading" not in sys.modules:
-            with importing:
-                # Beware: whoever imports threading first is its main thread, waited for at exit: never one of ours.
-                import threading  # noqa: F401
+            # Beware: whoever imports threading first is its main thread, waited for at exit: never one of ours.
+            load("threading")
         self._sample_at(probe)
         if self._telling_later is not None:
             self._telling_later.append(probe)
@@ -262,10 +268,10 @@ class Session:
         )
 
     def _deliver(self, probe: Probe, data: Any, duration_ns: int, view: str) -> str | None:
-        with importing:
-            from autoprof import artefacts, store  # noqa: F401
-
-        return artefacts.deliver(self.output, probe, data, duration_ns, self.flusher, view)
+        path: str | None = load("autoprof.artefacts").deliver(
+            self.output, probe, data, duration_ns, self.flusher, view
+        )
+        return path
 
     def end(self) -> None:
         """Close every gate, give every function its code back, write what is left."""

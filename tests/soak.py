@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PERIOD_S = 10.0
+PERIOD_S = 10
 GROWTH_BYTES = 2_000_000
 STORE_BYTES = 8_000_000
 SLACK_BYTES = 4_000_000
@@ -38,7 +38,7 @@ rules:
   - {{match: 'work:*', policy: profile_production}}
 """
 WORK = """\
-import asyncio, os, random, threading, time
+import asyncio, os, threading, time
 
 def leaf(number):
     return number * 2
@@ -80,7 +80,6 @@ async def handle_async(number):
 def loop_of_calls(until, counts, index):
     number = 0
     while time.monotonic() < until:
-        # What recurs is its depth and shape: names and files differ, as in a program that makes code at run time.
         if number % 500 == 0:
             names = {"leaf": leaf}
             exec(f"def made_{number % 5000}(x):\\n    return leaf(x)", names)
@@ -100,15 +99,15 @@ def rss_bytes():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
-def tell(until):
+def tell(until, period_s):
     while time.monotonic() < until:
-        time.sleep(10)
+        time.sleep(period_s)
         print(rss_bytes(), flush=True)
 
-def main(seconds):
+def main(seconds, period_s):
     until, counts = time.monotonic() + seconds, {}
     threads = [threading.Thread(target=loop_of_calls, args=(until, counts, each)) for each in range(4)]
-    threads.append(threading.Thread(target=tell, args=(until,)))
+    threads.append(threading.Thread(target=tell, args=(until, period_s)))
     for each in threads: each.start()
     asyncio.run(loop_of_tasks(until, counts))
     for each in threads: each.join()
@@ -153,9 +152,12 @@ def main() -> int:
 def _run(folder: Path, seconds: float) -> tuple[list[int], list[int]]:
     (folder / "work.py").write_text(WORK)
     (folder / "policy.yaml").write_text(POLICY)
-    program = f"from autoprof.bootstrap import boot; boot(); import work; work.main({seconds!r})"
+    program = (
+        f"from autoprof.bootstrap import boot; boot(); import work; work.main({seconds!r}, {PERIOD_S!r})"
+    )
     paths = os.pathsep.join((str(folder), str(ROOT)))
-    environment = {**os.environ, "PYTHONPATH": paths, "AUTOPROF_CONFIG": "policy.yaml"}
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("AUTOPROF_")}
+    environment = {**plain, "PYTHONPATH": paths, "AUTOPROF_CONFIG": "policy.yaml"}
     process = subprocess.Popen(
         [sys.executable, "-c", program], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
     )
@@ -175,7 +177,7 @@ def _run(folder: Path, seconds: float) -> tuple[list[int], list[int]]:
         raise SystemExit(f"the program ended with status {process.returncode}")
     shown = subprocess.run(
         [sys.executable, "-m", "autoprof", "report", str(folder / "out"), "--format", "text"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**plain, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=True,

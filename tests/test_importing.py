@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
+import time
 from pathlib import Path
-from types import CodeType, FunctionType
 
 import pytest
 
@@ -77,67 +78,59 @@ def test_a_measured_call_makes_no_import(environment: Environment, tmp_path: Pat
     assert (done.stdout, done.stderr) == ("[]\n[11, 10]\n", "")
 
 
-def ours(source: str) -> FunctionType:
-    """Return a function that stands in a file of ours."""
-    code = compile(source, str(Path(importing.__file__).with_name("imagined.py")), "exec")
-    inner = next(each for each in code.co_consts if isinstance(each, CodeType))
-    return FunctionType(inner, {"__builtins__": __builtins__})
+# The first module that a rule names has the session made: of our own modules, the first of them takes its time.
+WAKING = """\
+import os, signal, sys, threading, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+inside = threading.Event()
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "autoprof.sampler" and not inside.is_set():
+            inside.set()
+            time.sleep(0.3)
+assert "autoprof.sampler" not in sys.modules
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=__import__, args=("wares",))
+thread.start()
+assert inside.wait(30)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    import goods
+    os._exit(7 if goods.other() == 2 and "autoprof.sampler" in sys.modules else 8)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+thread.join()
+"""
 
 
-class Held:
-    """A module whose import lasts until it is let go."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.inside, self.let_go = threading.Event(), threading.Event()
-        (folder / "slow_wares.py").write_text(
-            "from held_by_test import held\nheld.inside.set()\nheld.let_go.wait(30)\n"
-        )
-        (folder / "slow_shop.py").write_text("import slow_wares\n")
-        monkeypatch.syspath_prepend(str(folder))
-        monkeypatch.setitem(sys.modules, "held_by_test", self)  # type: ignore[arg-type]
-        self.held = self
-        for name in ("slow_wares", "slow_shop"):
-            monkeypatch.delitem(sys.modules, name, raising=False)
-
-    def seen(self, act: object) -> bool:
-        """Whether the import that a thread makes in `act` is taken for one of ours."""
-        thread = threading.Thread(target=act)  # type: ignore[arg-type]
-        thread.start()
-        try:
-            assert self.inside.wait(30)
-            return importing._others_import()
-        finally:
-            self.let_go.set()
-            thread.join()
-            assert not importing._others_import()
+def test_a_fork_waits_for_a_session_that_is_being_made(environment: Environment, tmp_path: Path) -> None:
+    (tmp_path / "wares.py").write_text("def drawn():\n    return 1\n")
+    (tmp_path / "goods.py").write_text("def other():\n    return 2\n")
+    (tmp_path / "policy.yaml").write_text(POLICY + "  - {match: 'goods:*', policy: profile, rate: 1.0}\n")
+    (tmp_path / "app.py").write_text(WAKING)
+    done = environment.run("app.py", cwd=tmp_path, env={"AUTOPROF_CONFIG": "policy.yaml"})
+    assert (done.stdout, done.stderr, done.returncode) == ("7\n", "", 0)
 
 
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("def act():\n    import slow_wares\n", True),
-        ("def act():\n    from slow_wares import held\n", True),
-        ("def act():\n    from importlib import import_module\n    import_module('slow_wares')\n", True),
-        ("def act():\n    import slow_shop\n", True),
-        # As our loader does for the application's import: that one lasts as long as it likes, a server's for ever.
-        (
-            "def act():\n"
-            "    from importlib.util import find_spec, module_from_spec\n"
-            "    spec = find_spec('slow_wares')\n"
-            "    spec.loader.exec_module(module_from_spec(spec))\n",
-            False,
-        ),
-    ],
-)
-def test_whose_import_it_is(
-    source: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_module_that_another_thread_imports_comes_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert Held(tmp_path, monkeypatch).seen(ours(source)) is expected
+    (tmp_path / "slow_wares.py").write_text("import time\ntime.sleep(0.2)\nlast = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "slow_wares", raising=False)
+    other = threading.Thread(target=__import__, args=("slow_wares",))
+    other.start()
+    while "slow_wares" not in sys.modules:
+        time.sleep(0.001)
+    assert importing.load("slow_wares").last == 1
+    other.join()
+    sys.modules.pop("slow_wares")
 
 
-def test_imports_of_the_application_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = Held(tmp_path, monkeypatch)
-    assert not held.seen(lambda: __import__("slow_shop"))
+def test_load_raises_what_the_import_raises_and_holds_nothing() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        importing.load("autoprof.no_such_module")
+    assert not importing._lock._is_owned()
 
 
 def test_a_fork_waits_no_longer_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,17 +138,19 @@ def test_a_fork_waits_no_longer_than_the_limit(monkeypatch: pytest.MonkeyPatch) 
     entered, leave = threading.Event(), threading.Event()
 
     def import_for_ever() -> None:
-        with importing.importing:
-            entered.set()
-            leave.wait(30)
+        importing._lock.acquire()
+        entered.set()
+        leave.wait(30)
 
     thread = threading.Thread(target=import_for_ever)
     thread.start()
     assert entered.wait(30)
     importing.hold()
-    other = threading.Thread(target=lambda: importing.importing.__enter__())
+    found: list[object] = []
+    other = threading.Thread(target=lambda: found.append(importing.load("json")))
     other.start()
     other.join()  # it goes on without the lock
+    assert found == [json]
     importing.release()
     leave.set()
     thread.join()

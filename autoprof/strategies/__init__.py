@@ -7,7 +7,7 @@ that holds something open has `close()` too, for the session's end.
 
 from __future__ import annotations
 
-from autoprof.importing import importing
+from autoprof.importing import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,12 +42,8 @@ def make(key: str, deliver: Deliver) -> Any:
     Raises:
         KeyError: there is none of that name.
     """
-    from importlib import import_module
-
     module, name = HOMES[key]
-    with importing:
-        home = import_module(f"autoprof.strategies.{module}")
-    return getattr(home, name)(deliver)
+    return getattr(load(f"autoprof.strategies.{module}"), name)(deliver)
 
 
 def close(made: Iterable[Any]) -> None:

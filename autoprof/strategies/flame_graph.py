@@ -19,7 +19,7 @@ from autoprof import arbiter, clock, guard
 from autoprof import probe as probes
 from autoprof.callstacks import AWAIT, CallStacks
 from autoprof.frames import awaiting, frame_label, frame_of
-from autoprof.importing import importing
+from autoprof.importing import load
 from autoprof.primitives import allocate_lock, get_ident
 from autoprof.sampler import recorder
 
@@ -169,10 +169,7 @@ class Following:
         return bool(getattr(coroutine, "cr_running", False)) and frame_of(coroutine) is frame
 
     def _hook(self) -> None:
-        with importing:
-            from pyinstrument.stack_sampler import get_stack_sampler
-
-        self._sampler = sampler = get_stack_sampler()
+        self._sampler = sampler = load("pyinstrument.stack_sampler").get_stack_sampler()
         warned = sampler.has_warned_about_timing_overhead
         sampler.has_warned_about_timing_overhead = True  # it would measure its clock and print into stderr
         try:
@@ -276,8 +273,7 @@ def _renew(used: Any) -> None:
 
     The next profiler on the thread, the application's perhaps, would count its first sample from there.
     """
-    from pyinstrument import stack_sampler
-
+    stack_sampler = load("pyinstrument.stack_sampler")
     if stack_sampler.get_stack_sampler() is used:
         del stack_sampler.thread_locals.stack_sampler
         fresh = stack_sampler.get_stack_sampler()
