@@ -78,40 +78,6 @@ def test_a_measured_call_makes_no_import(environment: Environment, tmp_path: Pat
     assert (done.stdout, done.stderr) == ("[]\n[11, 10]\n", "")
 
 
-# The first module that a rule names has the session made: of our own modules, the first of them takes its time.
-WAKING = """\
-import os, signal, sys, threading, time, warnings
-warnings.simplefilter("ignore", DeprecationWarning)
-inside = threading.Event()
-class Slow:
-    def find_spec(self, name, path=None, target=None):
-        if name == "autoprof.sampler" and not inside.is_set():
-            inside.set()
-            time.sleep(0.3)
-assert "autoprof.sampler" not in sys.modules
-sys.meta_path.insert(0, Slow())
-thread = threading.Thread(target=__import__, args=("wares",))
-thread.start()
-assert inside.wait(30)
-child = os.fork()
-if child == 0:
-    signal.alarm(20)
-    import goods
-    os._exit(7 if goods.other() == 2 and "autoprof.sampler" in sys.modules else 8)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-thread.join()
-"""
-
-
-def test_a_fork_waits_for_a_session_that_is_being_made(environment: Environment, tmp_path: Path) -> None:
-    (tmp_path / "wares.py").write_text("def drawn():\n    return 1\n")
-    (tmp_path / "goods.py").write_text("def other():\n    return 2\n")
-    (tmp_path / "policy.yaml").write_text(POLICY + "  - {match: 'goods:*', policy: profile, rate: 1.0}\n")
-    (tmp_path / "app.py").write_text(WAKING)
-    done = environment.run("app.py", cwd=tmp_path, env={"AUTOPROF_CONFIG": "policy.yaml"})
-    assert (done.stdout, done.stderr, done.returncode) == ("7\n", "", 0)
-
-
 def test_a_module_that_another_thread_imports_comes_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
