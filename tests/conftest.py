@@ -15,7 +15,7 @@ from types import ModuleType
 
 import pytest
 
-from autoprof import calls
+from autoprof import calls, guard
 
 calls.measure_under_coverage = True
 
@@ -66,7 +66,8 @@ def _threads() -> set[threading.Thread]:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Fail a test after which hooks, receivers, threads or variables of ours are still there."""
+    """Start with no internal error counted; fail a test that leaves hooks, receivers, threads or variables of ours."""
+    guard.internal_errors.clear()  # the faults that other tests injected
     before, threads = _left(), _threads()
     yield
     after = _left()
