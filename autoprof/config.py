@@ -1,4 +1,4 @@
-"""Reading a policy file: text → Policy, or every error with its line and column. The only importer of yaml.
+"""Reading a policy file: text → Policy, or every error with its line and column.
 
 The text is read as YAML events, not as objects: no tag makes anything, nesting and aliases are bounded,
 and every value keeps its place and its spelling.
@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-import yaml
-
+from autoprof import yamlparser
 from autoprof.document import (
     MAX_DEPTH,
     MAX_NODES,
@@ -32,12 +31,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from autoprof.policy import Policy
+    from autoprof.yamlparser import Yaml
 
 MAX_BYTES = 1 << 20
 MAX_BYTES_SLOW = 1 << 17  # without libyaml, which reads 40 times faster
 MAX_REPAIRS = 20
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_FAST = _Loader is not yaml.SafeLoader
 _CORE = "tag:yaml.org,2002:"
 _TAGS = frozenset(_CORE + name for name in ("str", "int", "float", "bool", "null", "seq", "map"))
 
@@ -121,7 +119,7 @@ def from_mapping(
 
 def _decode(data: str | bytes, file: str) -> str:
     """Return the text, or raise PolicyErrors for what is no YAML text at all."""
-    limit = MAX_BYTES if _FAST else MAX_BYTES_SLOW
+    limit = MAX_BYTES if len(data) <= MAX_BYTES_SLOW or yamlparser.is_fast() else MAX_BYTES_SLOW
     if len(data) > limit:
         raise _fatal(
             file, 1, 1, f"the file is larger than {limit >> 10} KiB; a policy file is a few kilobytes"
@@ -139,10 +137,10 @@ def _decode(data: str | bytes, file: str) -> str:
     else:
         text = data
     text = text.removeprefix("\ufeff")
-    odd = yaml.reader.Reader.NON_PRINTABLE.search(text)
-    if odd:
-        line, column = place(text, odd.start())
-        character = f"the character U+{ord(odd.group()):04X}"
+    odd = yamlparser.unprintable(text)
+    if odd is not None:
+        line, column = place(text, odd)
+        character = f"the character U+{ord(text[odd]):04X}"
         message = f"binary data: {character} can't be in a policy file; is it a text file?"
         raise _fatal(file, line, column, message)
     if not text.strip():
@@ -170,15 +168,24 @@ class _Reader:
     def read(self) -> Node:
         """Return the root; raises PolicyErrors where the text can't be read to its end."""
         text = self.text
+        parts = yamlparser.parts() if yamlparser.suits_parts(text) else None
+        if parts is not None:
+            try:
+                return self._tree(text, parts)
+            except _Stop:
+                self.problems.raise_any()
+            except Exception:
+                pass  # what is wrong is told in the words of the whole library
+        yaml = yamlparser.whole()
         for _ in range(MAX_REPAIRS):
             self.problems.found.clear()
             for note in self.syntax:
                 self.problems.at(*note)
             try:
-                return self._tree(text)
+                return self._tree(text, yaml)
             except _Stop:
                 self.problems.raise_any()
-            except yaml.MarkedYAMLError as error:
+            except yaml.error as error:
                 repaired = self._repair(text, error)
                 if repaired is None:
                     break
@@ -186,7 +193,7 @@ class _Reader:
         self.problems.raise_any()
         raise AssertionError("unreachable")
 
-    def _repair(self, text: str, error: yaml.MarkedYAMLError) -> str | None:
+    def _repair(self, text: str, error: Any) -> str | None:
         """Note a syntax error; return the text with the unquoted star that caused it replaced, if one did."""
         mark = error.problem_mark or error.context_mark
         index = mark.index if mark else len(text)
@@ -206,9 +213,9 @@ class _Reader:
         self.syntax.append((line, column, message))
         self.problems.at(line, column, message)
 
-    def _tree(self, text: str) -> Node:
-        loader = _Loader(text)
-        tree = _Tree(self.text, self.problems, self.env)
+    def _tree(self, text: str, yaml: Yaml) -> Node:
+        loader = yaml.loader(text)
+        tree = _Tree(self.text, self.problems, self.env, yaml.events)
         try:
             while loader.check_event():
                 tree.feed(loader.get_event())
@@ -223,11 +230,12 @@ class _Reader:
 class _Tree:
     """Builds nodes from YAML events, one at a time, without recursion."""
 
-    def __init__(self, text: str, problems: Problems, env: Environment[str, str]) -> None:
+    def __init__(self, text: str, problems: Problems, env: Environment[str, str], events: Any) -> None:
         self.root: Node | None = None
         self._text = text
         self._problems = problems
         self._env = env
+        self._events = events
         self._open: list[Mapping | Sequence] = []
         self._keys: list[Node | None] = []
         self._anchors: dict[str, Node] = {}
@@ -235,6 +243,7 @@ class _Tree:
 
     def feed(self, event: Any) -> None:
         """Take one event in."""
+        yaml = self._events
         if isinstance(event, yaml.ScalarEvent):
             self._add(self._scalar(event), event.anchor)
         elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
@@ -278,7 +287,7 @@ class _Tree:
         if len(self._open) >= MAX_DEPTH:
             self._stop(event, f"nested more than {MAX_DEPTH} deep; a policy needs 4 levels")
         mark = event.start_mark
-        kind = Mapping if isinstance(event, yaml.MappingStartEvent) else Sequence
+        kind = Mapping if isinstance(event, self._events.MappingStartEvent) else Sequence
         node: Mapping | Sequence = kind(mark.line + 1, mark.column + 1)
         if event.tag is not None:
             self._check_tag(event, node)

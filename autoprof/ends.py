@@ -76,13 +76,14 @@ def _watch(call: Flight, result: Any, ended_ns: int) -> None:
 def _end_noticed(call: Flight, _: object) -> None:
     """Be the callback of the weak references to a generator-like object and its inner function."""
     try:
-        end_unseen(call, monotonic_ns())
+        # Beware: as for `conclude`, there may be no level left for `end_unseen`.
+        conclude(call, monotonic_ns(), call.result, None)
     except KeyboardInterrupt:
         # A callback's exception is only printed, and the interrupt is the application's: send it once more, from
         # a thread, so that it does not arrive in here again.
         start_new_thread(interrupt_main, ())
     except Exception as error:  # the interpreter would print it into the application's stderr
-        guard.count("end of call", error)
+        guard.note("end of a coroutine", error)
 
 
 def end_unseen(call: Flight, ended_ns: int) -> None:

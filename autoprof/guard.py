@@ -47,17 +47,19 @@ def report(where: str, error: BaseException) -> None:
     """
     if is_foreign(error):
         raise error
+    note(where, error)
+    if strict():
+        raise error
+
+
+def note(where: str, error: BaseException) -> None:
+    """Count a failure, log it once, tell listeners: `report` for a place where nothing can be raised."""
     try:
-        internal_errors[where] = internal_errors.get(where, 0) + 1
-        if where not in _logged:
-            _logged.add(where)
-            warn(f"internal error in {where}: {named(error)}; autoprof goes on without it")
+        count(where, error)
         for listener in listeners:
             listener(where, error)  # type: ignore[operator]
     except Exception:
         internal_errors["guard"] = internal_errors.get("guard", 0) + 1
-    if strict():
-        raise error
 
 
 def is_foreign(error: BaseException) -> bool:
@@ -93,10 +95,13 @@ def _handler_codes() -> set[CodeType]:
 
 def count(where: str, error: BaseException) -> None:
     """Count a failure and log it once, in a place that can't raise even under AUTOPROF_STRICT."""
-    internal_errors[where] = internal_errors.get(where, 0) + 1
-    if where not in _logged:
-        _logged.add(where)
-        warn(f"internal error in {where}: {named(error)}; autoprof goes on without it")
+    try:
+        internal_errors[where] = internal_errors.get(where, 0) + 1
+        if where not in _logged:
+            _logged.add(where)
+            warn(f"internal error in {where}: {named(error)}; autoprof goes on without it")
+    except Exception:  # at the recursion limit not even the log can be asked for
+        internal_errors["guard"] = internal_errors.get("guard", 0) + 1
 
 
 def named(error: BaseException) -> str:

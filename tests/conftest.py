@@ -15,7 +15,7 @@ from types import ModuleType
 
 import pytest
 
-from autoprof import calls, guard
+from autoprof import calls, flusher, guard
 
 calls.measure_under_coverage = True
 
@@ -77,6 +77,12 @@ def nothing_left_behind() -> Iterator[None]:
     while _threads() - threads and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not _threads() - threads, f"threads left behind: {_threads() - threads}"
+
+
+@pytest.fixture
+def no_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the background thread write nothing by itself: it takes what a test is about to look at."""
+    monkeypatch.setattr(flusher, "SOONEST_FLUSH_NS", 1 << 62)
 
 
 class Environment:

@@ -354,6 +354,8 @@ def test_only_the_standard_library_before_the_session(environment: Environment, 
         "pyinstrument",
         "psutil",
         "blinker",
+        "yaml",
+        "re",
         "logging",
         "sqlite3",
     }

@@ -137,6 +137,7 @@ def test_eprof_has_the_time_of_each_function_itself(make: Make) -> None:
     ]
 
 
+@pytest.mark.usefixtures("no_flushes")
 def test_cprof_has_counts_and_no_times(make: Make) -> None:
     shop = measured(make("cprof"), calls=2)
     text = shop.text()
@@ -306,6 +307,7 @@ def test_hostile_names(view: str, format_: str, tmp_path: Path) -> None:
         assert not [line for line in content.splitlines() if line.startswith(("fn=", "</text>"))]
 
 
+@pytest.mark.usefixtures("no_flushes")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_faster_calls_are_let_go(make: Make, strategy: str) -> None:
     shop = make(strategy, threshold="20ms")

@@ -14,7 +14,7 @@ from hypothesis import given as given_by
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from autoprof import config, schema
+from autoprof import config, schema, yamlparser
 from autoprof.errors import PolicyErrors
 from autoprof.policy import Policy
 
@@ -40,12 +40,23 @@ def options(lines: str, policy: str = "profile", env: dict[str, str] | None = No
     return loads(text, env).rules[0].options
 
 
-@pytest.fixture(params=["libyaml", "pure"])
+PURE = yamlparser.Yaml(yaml.SafeLoader, yaml.events, yaml.MarkedYAMLError)
+WAYS = ("parts", "libyaml", "pure")
+
+
+def parse_by(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read policies with some modules of PyYAML where the text allows it, with libyaml, or with PyYAML's own parser."""
+    if way != "parts":
+        monkeypatch.setattr(yamlparser, "suits_parts", lambda text: False)
+    if way == "pure":
+        monkeypatch.setattr(yamlparser, "whole", lambda: PURE)
+        monkeypatch.setattr(yamlparser, "is_fast", lambda: False)
+
+
+@pytest.fixture(params=WAYS)
 def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run a test with libyaml and with PyYAML's own parser."""
-    if request.param == "pure":
-        monkeypatch.setattr(config, "_Loader", yaml.SafeLoader)
-        monkeypatch.setattr(config, "_FAST", False)
+    """Run a test with every way to parse."""
+    parse_by(request.param, monkeypatch)
     return str(request.param)
 
 
@@ -593,8 +604,7 @@ def test_a_hostile_file_gives_a_message_and_soon(name: str) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_without_libyaml(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "_Loader", yaml.SafeLoader)
-    monkeypatch.setattr(config, "_FAST", False)
+    parse_by("pure", monkeypatch)
     data = HOSTILE[name]
     if 20_000 < len(data) <= config.MAX_BYTES_SLOW:
         data = data[:20_000]
@@ -662,9 +672,9 @@ PIECES = st.sampled_from(
 @given_by(st.lists(PIECES, max_size=30).map("".join))
 @settings(max_examples=400, deadline=None)
 def test_any_text_is_a_policy_or_policy_errors(text: str) -> None:
-    for loader in (getattr(yaml, "CSafeLoader", yaml.SafeLoader), yaml.SafeLoader):
+    for way in WAYS:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(config, "_Loader", loader)
+            parse_by(way, patch)
             try:
                 loads(text, {"A": "x"})
             except PolicyErrors as caught:

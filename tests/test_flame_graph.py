@@ -230,6 +230,7 @@ def test_the_applications_profiler_after_the_limit_counts_from_its_own_start(mak
     assert 0 < totals[0] <= totals[1]
 
 
+@pytest.mark.usefixtures("no_flushes")
 def test_labels_are_the_samplers(make: Make) -> None:
     source = """
 from time import perf_counter, sleep

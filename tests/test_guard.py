@@ -42,6 +42,20 @@ def test_listeners_hear_of_each_failure_and_may_fail(caplog: pytest.LogCaptureFi
     assert guard.internal_errors["guard"] == 2
 
 
+def test_what_cannot_even_be_logged_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(message: str) -> None:
+        raise RecursionError(message)
+
+    monkeypatch.setenv("AUTOPROF_STRICT", "1")
+    monkeypatch.setattr(guard, "warn", exhausted)
+    heard: list[object] = []
+    guard.listeners.append(lambda *failure: heard.append(failure))
+    for tell in (guard.count, guard.note):
+        tell("somewhere", error := ValueError("a"))
+    assert guard.internal_errors == {"somewhere": 2, "guard": 1}
+    assert heard == [("somewhere", error)]
+
+
 def test_strict_raises_in_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOPROF_STRICT", "1")
     with pytest.raises(ValueError, match="broken"):

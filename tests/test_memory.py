@@ -612,6 +612,7 @@ def test_a_leak_of_large_blocks_is_in_rss(environment: Environment, tmp_path: Pa
     assert grown["__main__:leak"] > 4 * abs(grown["__main__:sound"]), grown
 
 
+@pytest.mark.usefixtures("no_flushes")
 def test_results_are_not_left_behind(make: Make) -> None:
     subject = make()
     assert session.current is not None

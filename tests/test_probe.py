@@ -91,6 +91,7 @@ def test_threshold_discards_faster_calls(loaded: Any) -> None:
     assert probe.total_ns == 21_000_000
 
 
+@pytest.mark.usefixtures("no_flushes")
 def test_durations_add_up(loaded: Any) -> None:
     module = loaded()
     probe = module.probe("f")

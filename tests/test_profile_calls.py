@@ -87,6 +87,7 @@ def test_fibonacci(make: Make, callees: bool) -> None:
     assert counted.figures("fibonacci") == (192, 2, {"nested": 190})
 
 
+@pytest.mark.usefixtures("no_flushes")
 def test_callees_of_every_kind(make: Make) -> None:
     counted = make("work")
     with testing.capture("calls") as events:
@@ -97,6 +98,7 @@ def test_callees_of_every_kind(make: Make) -> None:
     assert counted.probe("work").take_callees() == {"subject_calls:helper": 4, "builtins:len": 2}
 
 
+@pytest.mark.usefixtures("no_flushes")
 def test_without_callees_nothing_else_is_followed(make: Make) -> None:
     counted = make("work", callees=False)
     with testing.capture("calls") as events:
@@ -114,6 +116,7 @@ def test_calls_that_raise(make: Make, callees: bool) -> None:
     assert events.named("calls")[0].measurements == {"calls": 1}
 
 
+@pytest.mark.usefixtures("no_flushes")
 def test_callees_are_measured_at_the_rate_and_calls_are_exact(make: Make) -> None:
     counted = make("work", rate=0.1)
     with testing.capture("calls") as events:
@@ -262,6 +265,7 @@ def test_shares_the_trace_with_a_call_graph(tmp_path: Path) -> None:
         del sys.modules[name]
 
 
+@pytest.mark.usefixtures("no_flushes")
 def test_emit_metrics_false_still_counts(make: Make) -> None:
     counted = make("work", emit_metrics=False)
     with testing.capture() as events:

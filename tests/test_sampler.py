@@ -17,6 +17,8 @@ from autoprof.sampler import recorder
 from tests import mechanisms
 from tests.mechanisms import Loaded
 
+pytestmark = pytest.mark.usefixtures("no_flushes")
+
 Load = Callable[..., Loaded]
 SOURCE = """
 def outer(act):

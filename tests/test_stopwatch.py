@@ -336,6 +336,7 @@ def test_slow_calls_are_told_and_kept(loaded: Any) -> None:
     assert work.time_ns >= sum(each.measurements["duration_ns"] for each in told)
 
 
+@pytest.mark.usefixtures("no_flushes")
 @pytest.mark.skipif(WEBASSEMBLY, reason="no sampler without threads")
 def test_stacks_are_there_from_the_beginning_of_the_call(loaded: Any) -> None:
     module = loaded(interval="2ms")
@@ -400,6 +401,7 @@ def test_a_slow_consumer_does_not_make_a_generator_slow(loaded: Any) -> None:
     assert (probe.calls, probe.slow) == (2, 1)
 
 
+@pytest.mark.usefixtures("no_flushes")
 def test_nothing_of_fast_calls_is_stored(loaded: Any) -> None:
     module = loaded(threshold="1m")
     module.drive_many(50)
