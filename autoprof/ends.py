@@ -9,7 +9,7 @@ import weakref
 from _functools import partial  # type: ignore[import-not-found]
 from sys import _getframe, modules
 
-from autoprof import flight, gate, guard, telling
+from autoprof import flight, gate, guard, loops, telling
 from autoprof.clock import monotonic_ns
 from autoprof.flight import Flight, afloat, drop
 from autoprof.frames import frame_of
@@ -60,6 +60,10 @@ def _watch(call: Flight, result: Any, ended_ns: int) -> None:
     The inner function object dies with the body's frame, even when a Task keeps the coroutine; the coroutine itself
     dies first when a traceback keeps the frame. Whichever comes first is the end.
     """
+    try:
+        loops.meet()
+    except Exception:  # out of memory, or one level too deep: another call will meet it
+        pass
     function, call.function = call.function, None
     for each in call.probes:
         each.busy.discard(call.ident)

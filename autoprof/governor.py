@@ -6,7 +6,7 @@ costs what a closed gate costs.
 
 from __future__ import annotations
 
-from autoprof import calls, guard, load, telling, turns
+from autoprof import calls, guard, load, loops, telling, turns
 from autoprof.background import Background
 from autoprof.clock import monotonic_ns, thread_ns
 from autoprof.primitives import allocate_lock, get_ident
@@ -120,6 +120,7 @@ class Governor:
         """Start clean in a forked child: nothing is paused, and no thread runs until a call comes."""
         paused = bool(self.reason)
         self._clean()
+        loops.forget()
         if paused:
             self._hold("", wake=False)
         if self._rested:

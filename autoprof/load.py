@@ -5,19 +5,19 @@ whether somebody waits. Waiting counts by itself only where it is certain that s
 
 - the GIL: most looks found it taken, *and* at least two threads of this process share about one core. One busy thread
   also has it taken at every look, but nobody waits for it.
-- a CPU: threads of this process wait longer for one than they run, *and* the kernel's pressure figure agrees, if there
-  is one.
+- a CPU: threads of this process wait longer for one than they run, *and* the kernel's pressure figure agrees, if any.
 - the quota: the container was throttled in most of its periods.
-
-The lag of event loops is left out: a loop offers no figure that can be read without scheduling something on it, which
-would wake it and show in its debug output. One thread that is busy with its loop counts as one busy thread.
+- an event loop: most looks found callbacks waiting in one, *and* this process used the better part of a core. A task
+  alone keeps nobody waiting, and a loop that a blocking call holds up is no load.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import deque, namedtuple
+from time import process_time_ns
 
+from autoprof import loops
 from autoprof.cgroups import Cgroups
 from autoprof.host import Host
 from autoprof.units import format_share, format_size
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         gil: float | None
         queue: float | None
         throttled: float | None
+        loop: float | None
 
     class _Sample(NamedTuple):
         now_ns: int
@@ -45,10 +46,14 @@ if TYPE_CHECKING:
         taken: int
         pressure_ns: int | None
         tasks: dict[str, tuple[int, int]]
+        looped: int
+        process_ns: int
 
 else:
-    _Reading = namedtuple("_Reading", "cpu memory gil queue throttled")
-    _Sample = namedtuple("_Sample", "now_ns usage ticks throttling looks taken pressure_ns tasks")
+    _Reading = namedtuple("_Reading", "cpu memory gil queue throttled loop")
+    _Sample = namedtuple(
+        "_Sample", "now_ns usage ticks throttling looks taken pressure_ns tasks looped process_ns"
+    )
 
 SECOND_NS = 1_000_000_000
 MEAN_NS = 5 * SECOND_NS
@@ -63,9 +68,9 @@ RUNNING_NS = 5 * SECOND_NS
 """Shortest time paused, and between a resumption and the next pause."""
 
 _LOOKS_MIN = 4
-_OTHERS_MIN, _CORES_MAX = 0.2, 1.25
+_OTHERS_MIN, _CORES_MAX, _BUSY_MIN = 0.2, 1.25, 0.8
 """What threads besides the busiest use of the process's time, and the cores of all together, where threads wait for
-the GIL: more than one core together is work that does without it."""
+the GIL: more than one core together is work that does without it. What a busy loop's process uses at least."""
 
 _WAITERS_MIN = 0.5
 _PRESSED_MIN = 0.1
@@ -77,6 +82,7 @@ _SENTENCES = {
     "gil": "threads had to wait for the GIL at {0} of the looks in 5 s",
     "queue": "threads had to wait for a CPU in {0} of the time in which they could run",
     "throttled": "the container was throttled in {0} of its periods",
+    "loop": "callbacks had to wait for their event loop at {0} of the looks in 5 s",
 }
 
 
@@ -89,12 +95,13 @@ class Reading(_Reading):
         gil: of the looks that found the GIL taken, while several threads want it.
         queue: of the time in which threads of this process could run and had to wait for a CPU.
         throttled: of the periods in which the container had used up its quota.
+        loop: of the looks that found callbacks waiting in an event loop, while this process is busy.
     """
 
     __slots__ = ()
 
 
-NOTHING = Reading(None, None, None, None, None)
+NOTHING = Reading(None, None, None, None, None, None)
 
 
 class Meter:
@@ -104,7 +111,7 @@ class Meter:
         self._proc = proc
         self._host = Host(proc)
         self._samples: deque[_Sample] = deque()
-        self._looks = self._taken = 0
+        self._looks = self._taken = self._looped = 0
         self._suspected_ns: int | None = None
         self._read_tasks = True
         self._found_ns: int | None = None
@@ -122,6 +129,7 @@ class Meter:
         self._looks += 1
         # A thread that wants the GIL has it after the switch interval at the earliest, where somebody computes.
         self._taken += late_ns > sys.getswitchinterval() * SECOND_NS / 2
+        self._looped += loops.waits()
 
     def read(self, now_ns: int) -> Reading:
         """Look at everything once; the means are None before they go back 5 s.
@@ -151,6 +159,7 @@ class Meter:
             _gil_waited(before, sample),
             _queued(before, sample),
             _throttled(before, sample),
+            _looped(before, sample),
         )
 
     def _find_limits(self) -> None:
@@ -180,6 +189,8 @@ class Meter:
             self._taken,
             pressure_ns,
             self._tasks_at(now_ns, pressure_ns),
+            self._looped,
+            process_time_ns(),
         )
 
     def _tasks_at(self, now_ns: int, pressure_ns: int | None) -> dict[str, tuple[int, int]]:
@@ -286,6 +297,12 @@ def _throttled(before: _Sample, now: _Sample) -> float | None:
     return max(shares, default=None)
 
 
+def _looped(before: _Sample, now: _Sample) -> float | None:
+    looks = now.looks - before.looks
+    busy = now.process_ns - before.process_ns >= _BUSY_MIN * (now.now_ns - before.now_ns)
+    return (now.looped - before.looped) / looks if busy and looks >= _LOOKS_MIN else None
+
+
 def _count(amount: float, what: str) -> str:
     return f"{amount:.3g} {what}{'' if amount == 1 else 's'}"
 
@@ -310,7 +327,7 @@ class Judge:
 
     def _figures(self, reading: Reading) -> list[tuple[str, float, float]]:
         """Return (name, figure, limit) for all that there is; a figure of waiting is bounded by the CPU's limit."""
-        limits = (self.cpu, self.memory, self.cpu, self.cpu, self.cpu)
+        limits = [self.memory if name == "memory" else self.cpu for name in reading._fields]
         return [
             (name, figure, limit)
             for name, figure, limit in zip(reading._fields, reading, limits, strict=True)

@@ -16,6 +16,7 @@ from autoprof import (
     guard,
     leaving,
     loading,
+    loops,
     run,
     strategies,
     telling,
@@ -229,6 +230,7 @@ class Session:
         turns.expire_due()
         self.flusher.start()
         if any(each.check_load for each in behind):
+            loops.meet()
             self.governor.start()
 
     def _installed(self, probe: Probe) -> None:

@@ -219,7 +219,9 @@ def test_both_signals_say_why(make: Make) -> None:
     assert events.names == ["paused", "resumed"]
     paused, resumed = events
     assert paused.target == resumed.target == "autoprof"
-    assert paused.measurements == {"cpu": 0.95, "memory": 0.2, "gil": None, "queue": None, "throttled": None}
+    assert paused.measurements == {
+        "cpu": 0.95, "memory": 0.2, "gil": None, "queue": None, "throttled": None, "loop": None,
+    }  # fmt: skip
     assert paused.metadata["reason"].startswith("paused by load: 95%")
     assert paused.metadata["probes"] == 4
     assert resumed.measurements["paused_ns"] == PAUSED_NS

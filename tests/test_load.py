@@ -15,7 +15,7 @@ from autoprof.load import PAUSED_NS, RUNNING_NS, SECOND_NS, Judge, Meter, Readin
 
 MB = 1 << 20
 SHARES = st.one_of(st.none(), st.floats(0, 2))
-READINGS = st.builds(Reading, SHARES, SHARES, SHARES, SHARES, SHARES)
+READINGS = st.builds(Reading, *[SHARES] * 6)
 
 
 def reading(**shares: float) -> Reading:
@@ -50,7 +50,13 @@ def test_memory_has_its_own_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, said", [("gil", "the GIL"), ("queue", "wait for a CPU"), ("throttled", "was throttled")]
+    "name, said",
+    [
+        ("gil", "the GIL"),
+        ("queue", "wait for a CPU"),
+        ("throttled", "was throttled"),
+        ("loop", "their event loop"),
+    ],
 )
 def test_who_waits_is_bounded_by_the_limit_of_the_cpu(name: str, said: str) -> None:
     assert not Judge(None, 0.9).look(reading(**{name: 1.0}), 0)
@@ -76,7 +82,7 @@ def test_it_changes_only_for_a_reason_and_not_too_often(
     now_ns, paused, changed_ns = 0, False, None
     for seen, gap_ns in looks:
         now_ns += gap_ns
-        figures = [(f, cpu) for f in (seen.cpu, seen.gil, seen.queue, seen.throttled)] + [
+        figures = [(f, cpu) for f in (seen.cpu, seen.gil, seen.queue, seen.throttled, seen.loop)] + [
             (seen.memory, memory)
         ]
         known = [(figure, limit) for figure, limit in figures if figure is not None and limit is not None]
