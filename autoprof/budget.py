@@ -31,7 +31,7 @@ from autoprof.demand import (
     opened_demand,
     stopwatch_demand,
 )
-from autoprof.gate import EXHAUSTED, gap_scale
+from autoprof.gate import gap_scale
 from autoprof.sampler import recorder
 from autoprof.turns import combined_rate, retime, retune_all
 
@@ -348,7 +348,7 @@ def stop_timing(probe: Probe) -> None:
             continue
         calls = each.calls
         each.timer = None
-        each.clock = EXHAUSTED  # type: ignore[attr-defined]
+        each.time_calls(False)  # type: ignore[attr-defined]
         probe.timed_calls += calls
         if probe not in each.probes:
             each.probes = (*each.probes, probe)

@@ -12,7 +12,7 @@ from types import FunctionType
 
 from autoprof import calls, clock, ends, guard, stopwatch
 from autoprof.costs import prices
-from autoprof.gate import CLOCK, Gate, TimedGate
+from autoprof.gate import Gate, TimedGate
 from autoprof.primitives import get_ident
 from autoprof.probe import IF_SLOW, Probe
 from autoprof.sampler import recorder
@@ -99,7 +99,7 @@ def _timed() -> Any:
     function = _behind(gate, True)
     probe.add(gate)
     gate.close()
-    gate.clock = CLOCK
+    gate.time_calls(True)
     return function
 
 

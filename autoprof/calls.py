@@ -103,7 +103,7 @@ def first(gate_: Gate) -> Flight | None:
         gate_.begin = begin
         on_first_call(gate_)
         retune(gate_)
-        if next(gate_.ticks, False):
+        if next(gate_.ticks, False) is not False:
             return overtaken(gate_)
     except (RecursionError, MemoryError):
         gate_.begin = first
@@ -127,7 +127,7 @@ def rouse(gate_: Gate) -> Flight | None:
         gate_.begin = begin
         on_roused()
         retune(gate_)
-        if next(gate_.ticks, False):
+        if next(gate_.ticks, False) is not False:
             return overtaken(gate_)
     except (RecursionError, MemoryError):
         gate_.begin = rouse
@@ -151,7 +151,7 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
     Args:
         depth: of the frame that makes the call, seen from `_take_off`.
     """
-    if next(gate_.ticks, False):
+    if next(gate_.ticks, False) is not False:
         return overtaken(gate_)
     ident = strand_ident()
     probes = gate_.probes

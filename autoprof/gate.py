@@ -124,6 +124,8 @@ class Gate:
 
     timed = False
     timer: Any = None
+    tick: bool | None = True
+    """What `ticks` yields; None has a prologue with a stopwatch leave the call untimed."""
 
     caught: tuple[type[BaseException], ...]
     owner: ref[Any] | None
@@ -134,7 +136,7 @@ class Gate:
         finish: Callable[[Any, Any], Any],
         unwind: Callable[[Any, BaseException], Any],
     ) -> None:
-        self.ticks: Iterator[bool] = EXHAUSTED
+        self.ticks: Iterator[bool | None] = EXHAUSTED
         self.size = 0
         self.used = 0
         self.scale: float | None = None
@@ -183,10 +185,10 @@ class Gate:
             one of them.
         """
         size = draw_gap(self.scale) + inner
-        fresh = repeat(True, size)
+        fresh = repeat(self.tick, size)
         while True:
             ticks = self.ticks
-            if next(ticks, False):
+            if next(ticks, False) is not False:
                 return False
             if self.ticks is ticks:
                 break
@@ -195,8 +197,9 @@ class Gate:
         self.ticks = fresh
         return True
 
-    def swap(self, ticks: Iterator[bool], size: int) -> None:
-        """Replace the countdown from outside a call and fold the ticks used so far into `used`."""
+    def swap(self, size: int) -> None:
+        """Replace the countdown from outside a call and fold the ticks used so far into `used`; 0 opens the gate."""
+        ticks = repeat(self.tick, size)
         old, old_size = self.ticks, self.size
         self.size = size
         self.ticks = ticks
@@ -205,13 +208,12 @@ class Gate:
 
     def close(self) -> None:
         """Let every call through unmeasured; calls stay counted."""
-        self.swap(repeat(True, FOREVER), FOREVER)
+        self.swap(FOREVER)
 
     def retune(self, rate: float) -> None:
         """Sample each call with another probability from now on."""
         self.scale = gap_scale(rate)
-        gap = draw_gap(self.scale)
-        self.swap(repeat(True, gap), gap)
+        self.swap(draw_gap(self.scale))
 
 
 CLOCK: Iterator[float] = starmap(perf_counter, repeat(()))
@@ -226,14 +228,14 @@ class TimedGate(Gate):
     """A gate whose function times each of its calls: see `rewrite.stopwatch`.
 
     Attributes:
-        clock: CLOCK, or EXHAUSTED: nothing is timed.
+        clock: CLOCK, or EXHAUSTED: nothing is timed; `tick` goes with it.
         threshold: seconds; `slow` and `slow_raised` hear of calls that took at least as long.
         total: seconds that all timed calls took together.
         unseen: counts down the slow calls that ran under a tracer.
         timer: the probe that wants to know.
     """
 
-    __slots__ = ("clock", "slow", "slow_raised", "threshold", "timer", "total", "unseen")
+    __slots__ = ("clock", "slow", "slow_raised", "threshold", "tick", "timer", "total", "unseen")
 
     timed = True
 
@@ -246,6 +248,7 @@ class TimedGate(Gate):
         slow_raised: Callable[[TimedGate, float, float, BaseException], None],
     ) -> None:
         super().__init__(begin, finish, unwind)
+        self.tick = True
         self.clock: Iterator[float] = CLOCK
         self.threshold = inf
         self.total = 0.0
@@ -273,11 +276,39 @@ class TimedGate(Gate):
     def allow(self, calls: int) -> None:
         """Have the gate open after so many calls more; for one that samples none."""
         if calls < FOREVER:
-            self.swap(repeat(True, calls), calls)
+            self.swap(calls)
+
+    def time_calls(self, wanted: bool) -> None:
+        """Time each call from now on, or none; those in progress are not told of then."""
+        # `tick` is all that most calls see. Beware: whoever makes ticks looks again afterwards whether it has changed.
+        self.clock = CLOCK if wanted else EXHAUSTED
+        self.tick = True if wanted else None
+        self._renew()
+
+    def _renew(self) -> None:
+        left = length_hint(self.ticks)
+        if left:
+            self.swap(left)
+
+    def arm(self, inner: int) -> bool:
+        """See `Gate.arm`."""
+        tick = self.tick
+        armed = super().arm(inner)
+        if self.tick is not tick:
+            self._renew()
+        return armed
+
+    def swap(self, size: int) -> None:
+        """See `Gate.swap`."""
+        while True:
+            tick = self.tick
+            super().swap(size)
+            if self.tick is tick:
+                return
 
     def close(self) -> None:
         """Let every call through unmeasured and untimed; calls stay counted."""
-        self.clock = EXHAUSTED
+        self.clock, self.tick = EXHAUSTED, None
         super().close()
 
 

@@ -10,7 +10,7 @@ from time import monotonic
 from types import CodeType, FunctionType
 
 from autoprof import calls, guard, live, turns
-from autoprof.gate import EXHAUSTED, GENERATOR_LIKE, Gate, TimedGate, gate_of
+from autoprof.gate import GENERATOR_LIKE, Gate, TimedGate, gate_of
 from autoprof.primitives import nap
 from autoprof.probe import IF_SLOW
 from autoprof.rewrite.tree import is_function
@@ -98,7 +98,7 @@ def _regrant(installer: Installer, gate: Gate) -> None:
     elif gate.begin is live.declines:
         gate.withdrawn = False
         gate.begin = calls.first
-        gate.swap(EXHAUSTED, 0)
+        gate.swap(0)
     elif gate.begin is not calls.first and (before != gate.probes or gate.used or gate.size):
         turns.retune(gate)
     if wanted and gate.begin is not calls.first:
@@ -114,7 +114,8 @@ def _retime(gate: TimedGate, timer: Probe | None) -> None:
         if timer is not None:
             timer.timed_calls -= gate.calls
     if timer is None:
-        gate.clock, gate.threshold, gate.timer = EXHAUSTED, float("inf"), None
+        gate.threshold, gate.timer = float("inf"), None
+        gate.time_calls(False)
     else:
         gate.time_for(timer)
         turns.retime(gate)

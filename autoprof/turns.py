@@ -24,8 +24,7 @@ def retime(gate_: Gate) -> None:
     """Let a stopwatch run if its probe wants that, else stop it; calls that it is timing stay untold then."""
     timer: Probe | None = gate_.timer
     if timer is not None:
-        runs = not timer.paused and timer.state == "installed"
-        gate_.clock = gate.CLOCK if runs else gate.EXHAUSTED  # type: ignore[attr-defined]
+        gate_.time_calls(not timer.paused and timer.state == "installed")  # type: ignore[attr-defined]
 
 
 def hold(probe: Probe, reason: str) -> None:

@@ -71,12 +71,12 @@ def _kind(function: object) -> int:
 def _wrap_plain(function: Callable[..., Any], gate: Gate) -> Any:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         call = None
-        if not next(gate.ticks, False):
+        if next(gate.ticks, False) is False:
             try:
                 call = gate.begin(gate)
             except gate.caught:
                 pass
-            if call is not None and not next(gate.ticks, False):
+            if call is not None and next(gate.ticks, False) is False:
                 gate.used += 1
         try:
             result = function(*args, **kwargs)
@@ -95,12 +95,12 @@ def _wrap_plain(function: Callable[..., Any], gate: Gate) -> Any:
 def _wrap_coroutine(function: Callable[..., Any], gate: Gate) -> Any:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         call = None
-        if not next(gate.ticks, False):
+        if next(gate.ticks, False) is False:
             try:
                 call = gate.begin(gate)
             except gate.caught:
                 pass
-            if call is not None and not next(gate.ticks, False):
+            if call is not None and next(gate.ticks, False) is False:
                 gate.used += 1
         try:
             body = function(*args, **kwargs)
@@ -126,12 +126,12 @@ def _wrap_coroutine(function: Callable[..., Any], gate: Gate) -> Any:
 def _wrap_generator(function: Callable[..., Any], gate: Gate) -> Any:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         call = None
-        if not next(gate.ticks, False):
+        if next(gate.ticks, False) is False:
             try:
                 call = gate.begin(gate)
             except gate.caught:
                 pass
-            if call is not None and not next(gate.ticks, False):
+            if call is not None and next(gate.ticks, False) is False:
                 gate.used += 1
         try:
             body = function(*args, **kwargs)
@@ -159,12 +159,12 @@ def _wrap_async_generator(function: Callable[..., Any], gate: Gate) -> Any:
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         call = None
-        if not next(gate.ticks, False):
+        if next(gate.ticks, False) is False:
             try:
                 call = gate.begin(gate)
             except gate.caught:
                 pass
-            if call is not None and not next(gate.ticks, False):
+            if call is not None and next(gate.ticks, False) is False:
                 gate.used += 1
         try:
             body = function(*args, **kwargs)

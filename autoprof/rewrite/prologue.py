@@ -133,11 +133,15 @@ class _Writer:
             self.attribute(_TICKS),
             *self.iterator_null(),
             ("FOR_ITER", "open"),
-            *table.CLOSED,
+            *(self.untimed() if self.shape.timed else table.CLOSED),
             ("JUMP_FORWARD", "body"),
             (LABEL, "open"),
             *table.OPEN,
         ]
+
+    def untimed(self) -> Part:
+        """Keep a tick that is None: it stands for the time of entry, and the clock is not asked."""
+        return [*table.TAKE_VALUE, ("COPY", 1), (table.JUMP_IF_NONE, "started"), ("POP_TOP", 0)]
 
     def watch(self) -> Part:
         """Run the body in place under a tracer, without a call that the tracer or a debugger's user would see."""
