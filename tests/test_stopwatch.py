@@ -11,6 +11,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,65 @@ def test_a_fast_call_tells_nobody_and_a_paused_one_reads_no_clock() -> None:
     made.threshold = 0.0
     assert [function(n) for n in range(50)] == list(range(50))
     assert made.total == before and not told and made.calls == 100
+
+
+def test_a_paused_call_does_not_even_look_at_the_clock() -> None:
+    def function(x: int) -> int:
+        return x
+
+    class Broken:
+        def __iter__(self) -> Any:
+            return self
+
+        def __next__(self) -> Any:
+            raise AssertionError("asked")
+
+    made, told = timed(function)
+    function(0)
+    made.time_calls(False)
+    made.clock = Broken()  # type: ignore[assignment]
+    assert [function(n) for n in range(50)] == list(range(50))
+    made.time_calls(True)
+    function(1)
+    assert made.calls == 52 and len(told) == 2
+
+
+def test_gaps_are_kept_and_calls_counted_while_timing_goes_on_and_off() -> None:
+    made = _inert()
+    made.retune(0.001)
+    for number in range(1, 2001):
+        made.time_calls(number % 3 == 0)
+        before = made.calls
+        tick = next(made.ticks, False)
+        if tick is False:
+            assert made.arm(1)
+            tick = next(made.ticks, False)
+        assert tick is (True if number % 3 == 0 else None)
+        assert made.calls == before + 1 == number
+
+
+@pytest.mark.parametrize("change", ["swap", "arm"])
+def test_timing_that_begins_while_ticks_are_made_begins(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may switch it on between the making of ticks and their being put in place."""
+    made = _inert()
+    made.retune(0.001)
+    made.time_calls(False)
+    made.scale = None
+
+    def make(value: bool | None, size: int) -> Any:
+        fresh = repeat(value, size)
+        monkeypatch.undo()
+        made.time_calls(True)
+        return fresh
+
+    if change == "arm":
+        made.swap(0)
+    monkeypatch.setattr(gate, "repeat", make)
+    if change == "arm":
+        assert made.arm(1)
+    else:
+        made.swap(10)
+    assert next(made.ticks, False) is True
 
 
 def test_paused_and_started_in_the_middle_of_a_call() -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from autoprof import live, session
+from autoprof import live, session, turns
 from tests.benchmarks.measure import ROUNDS, Figure, by_turns, median_of, version
 
 _SOURCE = "def target(x):\n    return x\n"
@@ -75,13 +75,13 @@ def with_clocks(function: Callable[..., Any]) -> Any:
 
 def figures() -> Iterator[Figure]:
     """Measure the closed and the open gate, and the stopwatch."""
-    session.start(None)
-    assert session.current is not None
-    session.current.budget.change(None)
+    # Neither the budget nor the machine's load may close what is measured.
+    session.start({"version": 1, "budget": "off", "load": "off", "reload": "off", "rules": []})
     try:
         yield from _closed()
         yield from _open()
         yield from _timed()
+        yield from _paused()
     finally:
         session.stop()
 
@@ -129,6 +129,29 @@ def _timed() -> Iterator[Figure]:
         factors.append((best["clocks"] - best["plain"]) / max(added[-1], 0.1))
     yield Figure("every call timed (profile_if_slow), added to a call", median_of(added), "ns", 150.0)
     yield Figure("decorator with two clocks / that", median_of(factors), "times", note="no limit")
+
+
+def _paused() -> Iterator[Figure]:
+    assert session.current is not None
+    probes = session.current.installer.probes
+    gates, watches = [], []
+    for _ in range(ROUNDS):
+        known = set(probes.values())
+        functions = {
+            "plain": fresh(),
+            "gate": spliced_at_import(0.5),
+            "watch": spliced_at_import(0.5, "profile_if_slow", threshold_ns=100_000_000),
+        }
+        for each in functions.values():
+            each(1)
+        for probe in set(probes.values()) - known:
+            turns.hold(probe, "paused by a benchmark")
+        best = by_turns(functions, 200_000)
+        gates.append(best["gate"] - best["plain"])
+        watches.append(best["watch"] - best["plain"])
+    limit = 20.0 if version() >= (3, 13) else 15.0
+    yield Figure("paused gate, added to a call", median_of(gates), "ns", limit)
+    yield Figure("paused stopwatch, added to a call", median_of(watches), "ns", limit)
 
 
 def _open() -> Iterator[Figure]:
