@@ -32,7 +32,9 @@ WEBASSEMBLY = sys.platform == "emscripten"
 
 
 @pytest.fixture
-def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Loaded]]:
+def load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_flushes: None
+) -> Iterator[Callable[..., Loaded]]:
     """Load a module under a budget; its ticks come from the test alone, and the prices are the usual ones."""
     monkeypatch.setattr(calibration, "calibrate", lambda installer: None)
     monkeypatch.setattr(wiring.Session, "_reckon", lambda self: None)
@@ -477,8 +479,7 @@ def test_a_stopwatch_shed_again_waits_twice_as_long(load: Any) -> None:
     assert waits[2] >= 40
 
 
-def test_total_time_of_a_shed_stopwatch_is_estimated(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Budget, "due", lambda _: False)  # it would give the stopwatch a second chance
+def test_total_time_of_a_shed_stopwatch_is_estimated(load: Any) -> None:
     module, probe = slow_module(load)
     module.f()
     budget.stop_timing(probe)
