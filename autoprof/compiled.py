@@ -133,7 +133,7 @@ def restore() -> None:
 
 def _functions(module: ModuleType) -> Iterator[tuple[str, Any]]:
     """Yield what is defined in the module, under its own name."""
-    for name, value in list(vars(module).items()):
+    for name, value in vars(module).copy().items():
         if type(value) is not BuiltinFunctionType and type(value).__name__ != _CYTHON:
             continue
         own = value.__name__ == name and getattr(value, "__module__", None) == module.__name__
@@ -144,7 +144,7 @@ def _functions(module: ModuleType) -> Iterator[tuple[str, Any]]:
 def _methods(module: ModuleType) -> Iterator[str]:
     for value in list(vars(module).values()):
         if isinstance(value, type) and value.__module__ == module.__name__:
-            for name, method in list(vars(value).items()):
+            for name, method in vars(value).copy().items():
                 if type(method).__name__ in _METHODS:
                     yield f"{value.__qualname__}.{name}"
 

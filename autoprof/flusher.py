@@ -205,7 +205,9 @@ class Flusher:
                 self.dropped += samples
         self.dropped += recorder.dropped
         recorder.dropped = 0
-        for probe, before in list(self.active.items()):
+        # Beware of `list(….items())`: it makes tuples, and on 3.11 each may set off the garbage collector, whose
+        # finalizers may call a function for the first time. `copy` is done before anybody else can run.
+        for probe, before in self.active.copy().items():
             self._collect_probe(probe, before)
         if now_ns - self._window_ns >= 1_000_000_000:
             self._send_windows(now_ns)

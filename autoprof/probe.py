@@ -281,33 +281,35 @@ class Probe(Spending):
         try:
             self.durations[index] += 1
         except KeyError:
+            one = (index,)  # before the look at the table: making it may let others run on 3.11
             if self.durations is NO_COUNTS:  # as in `prepare`, which would be a level of recursion more
                 self.durations = {}
-            count_elements(self.durations, (index,))
+            count_elements(self.durations, one)
 
     def take_durations(self) -> dict[int, int]:
         """Return the histogram since the last time and start a new one."""
         taken, self.durations = self.durations, {}
-        return {index: count for index, count in taken.items() if count}
+        return {index: count for index, count in taken.copy().items() if count}
 
     def take_callees(self) -> dict[str, int]:
         """Return the counts of callees since the last time and start anew."""
         taken, self.callees = self.callees, {}
-        return taken
+        return taken.copy()
 
     def take_memory_counts(self) -> dict[str, int]:
         """Return the sums of memory changes since the last time and start anew."""
         taken, self.memory_counts = self.memory_counts, {}
-        return taken
+        return taken.copy()
 
     def skip(self, reason: str) -> None:
         """Count a call whose gate was open and which is not measured."""
         try:
             self._skipped[reason] += 1
         except KeyError:
+            one = (reason,)
             if self._skipped is NO_COUNTS:
                 self._skipped = {}
-            count_elements(self._skipped, (reason,))
+            count_elements(self._skipped, one)
 
     @property
     def skipped(self) -> dict[str, int]:

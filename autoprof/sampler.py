@@ -145,12 +145,11 @@ class Sampler:
         before_ns = self._counted_ns or clock.thread_ns()  # of our thread: with what waking up has taken
         if in_flight or afloat or watching:
             self._look_round(now_ns, weight_ns, watching)
-        used_ns = clock.thread_ns()
-        self.busy_ns += max(used_ns - before_ns, 0)
+        self.busy_ns += max((used_ns := clock.thread_ns()) - before_ns, 0)
         self._counted_ns = used_ns if self._counted_ns else 0
 
     def _look_round(self, now_ns: int, weight_ns: int, watching: bool) -> None:
-        for call, stacks in list(self.followed.items()):
+        for call, stacks in self.followed.copy().items():
             if now_ns >= stacks.until_ns:
                 self.followed.pop(call, None)
         try:
@@ -158,7 +157,7 @@ class Sampler:
                 ended = self._look_uncollected(now_ns, weight_ns, watching)
             for each in ended:  # receivers run in here: never under the lock
                 self.on_ended(each, now_ns)
-            for key, (due_ns, stop) in list(self.deadlines.items()) if self.deadlines else ():
+            for key, (due_ns, stop) in self.deadlines.copy().items():
                 if now_ns >= due_ns and self.deadlines.pop(key, None) is not None:
                     stop()
         except Exception as error:
@@ -188,7 +187,7 @@ class Sampler:
         try:
             if watching:
                 self.watch.look(frames, now_ns, weight_ns)
-            threads, scale = reading.reservoir(list(in_flight.items()))
+            threads, scale = reading.reservoir(list(in_flight.copy().items()))
             scaled_ns = int(weight_ns * scale)
             for ident, stack in threads:
                 frame = leaf_of(ident, frames)
@@ -272,8 +271,9 @@ class Sampler:
 
     def keep(self, probe: Any, stacks: dict[tuple[str, ...], list[int]]) -> None:
         """Have the stacks of one call stored after all."""
-        probe.samples += sum([sums[0] for sums in stacks.values()])
-        self.add(probe, {stack: (sums[0], sums[1]) for stack, sums in stacks.items()})
+        kept = {stack: (sums[0], sums[1]) for stack, sums in stacks.copy().items()}
+        probe.samples += sum([samples for samples, _ in kept.values()])
+        self.add(probe, kept)
 
     def _count_followed(self, each: Flight, leaf: FrameType, key: Key, depth: int, weight_ns: int) -> None:
         """Add one look at a call to the stacks that a strategy wants of it.
@@ -315,7 +315,7 @@ class Sampler:
     def _look_at_objects(self, frames: dict[int, FrameType], now_ns: int, weight_ns: int) -> list[Flight]:
         running: dict[int, Flight] = {}
         ended: list[Flight] = []
-        objects, scale = reading.reservoir(list(afloat.items()))
+        objects, scale = reading.reservoir(list(afloat.copy().items()))
         weight_ns = int(weight_ns * scale)
         for _, each in objects:
             living = each.living() if each.living is not None else None

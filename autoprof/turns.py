@@ -94,7 +94,7 @@ def expire(probe: Probe) -> None:
 def keep_time() -> None:
     """Open the gates whose `every` is over, close those whose `for` is; only one thread may be in here."""
     now_ns = monotonic_ns()
-    for each, until_ns in list(reopen.items()):
+    for each, until_ns in reopen.copy().items():
         if until_ns <= now_ns and reopen.get(each) is until_ns:
             open_again(each)
             retune_all(each)

@@ -122,7 +122,7 @@ class Watch:
         seen: set[int] = set()
         for ident, leaf in threads:
             self._look_at(ident, leaf, now_ns, weight_ns, seen)
-        for key, call in list(self.calls.items()):
+        for key, call in self.calls.copy().items():
             if key not in seen and (call.ident in looked_at or call.ident not in frames):
                 self.calls.pop(key, None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from autoprof import flusher as module_under_test
-from autoprof import sampler, session, testing
+from autoprof import guard, sampler, session, testing, turns
 from autoprof.errors import StoreError
 from autoprof.flusher import Flusher, merged
 from autoprof.probe import Probe
@@ -292,3 +293,49 @@ def test_a_probe_without_calls_has_nothing_to_tell() -> None:
     flusher._collect(0)
     assert not flusher._unsent_probes
     assert sys.getrefcount(probe) < 20
+
+
+@pytest.fixture
+def growing() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Have something done at every collection of garbage, and collect at every allocation that may (3.11)."""
+    before = gc.get_threshold()
+    hooks: list[Any] = []
+
+    def start(act: Callable[[], None]) -> None:
+        def hook(phase: str, info: dict[str, int]) -> None:
+            if phase == "start":
+                act()
+
+        hooks.append(hook)
+        gc.callbacks.append(hook)
+        gc.set_threshold(1, 1, 1)
+
+    yield start
+    gc.set_threshold(*before)
+    for each in hooks:
+        gc.callbacks.remove(each)
+
+
+def test_a_first_call_made_by_a_finalizer_disturbs_no_flush(
+    growing: Callable[[Callable[[], None]], None], pair: Pair
+) -> None:
+    """A collection in the middle of a look at the probes calls a function that was never called before."""
+    _, flusher, _ = pair
+    spare = [Probe(f"m:f{number}", "rule", "profile", None, {}) for number in range(9_000)]
+    for _ in range(3_000):  # more than the tuples that CPython keeps at hand
+        flusher.watch(spare.pop())
+    growing(lambda: flusher.watch(spare.pop()) if spare else None)
+    flusher._collect(0)
+    assert not guard.internal_errors
+
+
+def test_a_finalizer_disturbs_no_turn(growing: Callable[[Callable[[], None]], None]) -> None:
+    spare = [Probe(f"m:f{number}", "rule", "profile", None, {}) for number in range(9_000)]
+    far_ns = 1 << 62
+    try:
+        for _ in range(3_000):  # more than the tuples that CPython keeps at hand
+            turns.reopen[spare.pop()] = far_ns
+        growing(lambda: turns.reopen.__setitem__(spare.pop(), far_ns) if spare else None)
+        turns.keep_time()
+    finally:
+        turns.reopen.clear()

@@ -307,6 +307,21 @@ def run_c(s): run_spin(s)
         rate=rate,
         interval="1ms",
     )
+    # On a loaded machine the looks may fall in with the scheduler's turns; a wrong share is wrong each time.
+    for _ in range(4):
+        found = _found_below(module, rate)
+        total = sum(found.values())
+        wrong = [
+            name
+            for name, share in (("run_a", 0.7), ("run_b", 0.2), ("run_c", 0.1))
+            if abs(found.get(name, 0) / total - share) >= 0.03 + 4 * (share * (1 - share) / total) ** 0.5
+        ]
+        if not wrong:
+            break
+    assert not wrong, found
+
+
+def _found_below(module: Loaded, rate: float) -> dict[str, int]:
     target = f"{module.name}:work"
     found: dict[str, int] = {}
     enough = 400 if rate == 1.0 else 100
@@ -318,11 +333,8 @@ def run_c(s): run_spin(s)
         for stack, samples in stacks(target).items():
             if len(stack) > 1:
                 found[stack[1]] = found.get(stack[1], 0) + samples
-    total = sum(found.values())
-    assert total >= enough
-    for name, share in (("run_a", 0.7), ("run_b", 0.2), ("run_c", 0.1)):
-        deviation = (share * (1 - share) / total) ** 0.5
-        assert abs(found.get(name, 0) / total - share) < 0.03 + 4 * deviation, found
+    assert sum(found.values()) >= enough
+    return found
 
 
 def test_a_stopped_recorder_leaves_no_thread(loaded: Any) -> None:

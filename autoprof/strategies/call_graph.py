@@ -106,6 +106,7 @@ def add_callees(probe: Probe, counts: dict[str, int]) -> None:
                 probe.callees[target] += count
                 count = 0
             except KeyError:
+                one = (target,)  # before the look at the table, as in `Probe.record`
                 probe.prepare()
-                count_elements(probe.callees, (target,))
+                count_elements(probe.callees, one)
                 count -= 1
