@@ -50,7 +50,10 @@ _DEBUGGER_ID, _PROFILER_ID = 0, 2
 
 
 def acquire(tool: Tool) -> bool:
-    """Take possession for a tool; False when one is at work, ours or another profiler on this thread or process."""
+    """Take possession for a tool; False when one is at work, ours or another profiler on this thread or process.
+
+    Also False while the application traces its memory: what a tool keeps of a long call would be in its figures.
+    """
     global holder
     if not _prepared:
         _prepare()
@@ -58,7 +61,7 @@ def acquire(tool: Tool) -> bool:
     if stale is not None and stale.ended:
         stale.abandon()
         release(stale)
-    if another_profiler():
+    if another_profiler() or memory_is_traced():
         return False
     # No call in between: no other thread and no signal handler comes between the question and the taking.
     if holder is not None:
@@ -110,6 +113,12 @@ def another_profiler() -> bool:
     return _get_tool is not None and (
         _get_tool(_DEBUGGER_ID) is not None or _get_tool(_PROFILER_ID) is not None
     )
+
+
+def memory_is_traced() -> bool:
+    """Tell whether the application traces its memory; no while `autoprof.allocations` traces one call of its own."""
+    tracemalloc = sys.modules.get("tracemalloc")
+    return tracemalloc is not None and bool(tracemalloc.is_tracing())
 
 
 def is_ours(profiler: object) -> bool:

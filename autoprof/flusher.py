@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from time import monotonic
 
 from autoprof import clock, guard, turns
+from autoprof.arbiter import memory_is_traced
 from autoprof.background import Background
 from autoprof.errors import StoreError
 from autoprof.primitives import allocate_lock
@@ -116,7 +116,7 @@ class Flusher:
 
     def _turn(self, thread: Background) -> None:
         turns.keep_time()
-        if self._postponed < POSTPONED_MAX and _memory_is_traced():
+        if self._postponed < POSTPONED_MAX and memory_is_traced():
             self._postponed += 1
         else:
             self._postponed = 0
@@ -378,12 +378,6 @@ def merged(deltas: list[Any]) -> list[Any]:
                 both[index] = both.get(index, 0) + count
             setattr(first, name, both)
     return list(out.values())
-
-
-def _memory_is_traced() -> bool:
-    # Only by the application: while `autoprof.allocations` traces one call of its own, this says no.
-    tracemalloc = sys.modules.get("tracemalloc")
-    return tracemalloc is not None and bool(tracemalloc.is_tracing())
 
 
 def _no_news() -> list[Any] | None:

@@ -21,7 +21,7 @@ than it was made in is not followed there. The hook is a level of recursion on t
 from __future__ import annotations
 
 import time
-from sys import getprofile, setprofile
+from sys import getprofile, modules, setprofile
 from time import perf_counter_ns
 from types import ModuleType
 from weakref import ref
@@ -246,6 +246,9 @@ class Trace:
         if len(self.c_nodes) >= MAX_NODES:
             return self.others
         definer = naming.definer(home, name)
+        if name == "start" and definer is modules.get("_tracemalloc"):
+            # The application is about to look at its memory: the next event ends this, see `arbiter.acquire`.
+            self.limit_ns = self.deadline_ns = clock.monotonic_ns()
         made = self.c_nodes.get((id(definer), name))
         if made is None:
             function = naming.c_function(called, definer)

@@ -897,10 +897,10 @@ def test_our_tracing_does_not_hold_back_the_flusher(make_detail: Make) -> None:
     from autoprof import flusher
 
     subject = make_detail()
-    assert subject.call(lambda: (allocations._is_tracing(), flusher._memory_is_traced())) == (True, False)
+    assert subject.call(lambda: (allocations._is_tracing(), flusher.memory_is_traced())) == (True, False)
     tracemalloc.start()
     try:
-        assert flusher._memory_is_traced()
+        assert flusher.memory_is_traced()
     finally:
         tracemalloc.stop()
 

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -419,3 +420,36 @@ def test_the_decorator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         session.stop()
         del sys.modules["subject_calls"]
+
+
+TRACED = """
+import tracemalloc
+def before(): pass
+def after(): pass
+def work():
+    before()
+    tracemalloc.start()
+    try:
+        after()
+        after()
+    finally:
+        tracemalloc.stop()
+    after()
+"""
+
+
+def test_while_the_application_traces_its_memory_nothing_is_followed(make: Make) -> None:
+    """What we keep of a long call would be in its figures: tornado's tests hold parsers to 30 bytes a byte."""
+    counted = make("work", TRACED)
+    with testing.capture("calls") as events:
+        counted.work()
+    (event,) = events
+    assert event.metadata["callees"] == {"subject_calls:before": 1, "_tracemalloc:start": 1}
+    tracemalloc.start()
+    try:
+        counted.before()
+        counted.work()
+    finally:
+        tracemalloc.stop()
+    counted.work()
+    assert counted.figures("work") == (3, 2, {"busy": 1})

@@ -253,6 +253,9 @@ def test_a_storm_of_asynchronous_exceptions() -> None:
     thread.start()
     assert thread.ident is not None
     target.value = thread.ident
+    until = time.monotonic() + 20
+    while not state["rounds"] and time.monotonic() < until:  # before, nobody would catch it
+        time.sleep(0.001)
     until = time.monotonic() + STORM_S
     while time.monotonic() < until:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(target, ctypes.py_object(Struck))

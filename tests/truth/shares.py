@@ -10,7 +10,7 @@ from tests.truth.running import Run
 
 MS = 1_000_000
 SAMPLED = {
-    "every call, one busy thread": (1.0, 1, "busy", 18),
+    "every call, one busy thread": (1.0, 1, "busy", 24),
     # At 5 % of one thread's calls 2 000 samples take five minutes; twenty waiting threads have them in one.
     "1 in 20, twenty waiting threads": (0.05, 20, "idle", 6),
 }
