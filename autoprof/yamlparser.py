@@ -1,5 +1,5 @@
 """YAML text as events, by PyYAML: for a policy of usual size, by the four of its modules that this takes. The only
-importer of yaml.
+place that loads yaml, and through `importing`: an edit may be read, and its errors told, while the application forks.
 
 `import yaml` is most of a start-up: it loads the emitter, the constructors and `re`, and compiles a dozen patterns.
 The scanner and the parser need none of that, only a reader; ours is below. They are loaded under a name of our own, so
@@ -62,17 +62,14 @@ def suits_parts(text: str) -> bool:
 
 
 def whole() -> Yaml:
-    """Return PyYAML's own parser: libyaml's, 40 times faster, where it is there. Imports all of yaml."""
-    import yaml
-
+    """Return PyYAML's own parser: libyaml's, 40 times faster, where it is there. Loads all of yaml."""
+    yaml = importing.load("yaml")
     return Yaml(getattr(yaml, "CSafeLoader", yaml.SafeLoader), yaml.events, yaml.MarkedYAMLError)
 
 
 def is_fast() -> bool:
     """Tell whether `whole` is libyaml's."""
-    import yaml
-
-    return hasattr(yaml, "CSafeLoader")
+    return hasattr(importing.load("yaml"), "CSafeLoader")
 
 
 def unprintable(text: str) -> int | None:

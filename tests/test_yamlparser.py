@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -117,8 +118,12 @@ def test_yaml_itself_is_left_to_the_application() -> None:
 
 
 def test_another_pyyaml_is_asked_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = yamlparser.importing.load
+
     def broken(name: str) -> ModuleType:
-        raise ImportError(name)
+        if name.startswith(yamlparser.PARTS):
+            raise ImportError(name)
+        return load(name)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(yamlparser.importing, "load", broken)
     monkeypatch.setattr(yamlparser, "_parts", None)
@@ -126,6 +131,55 @@ def test_another_pyyaml_is_asked_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> 
     assert yamlparser.parts() is None
     policy = config.loads("version: 1\nrules: [{match: 'a:b', policy: none}]\n", filename="p.yaml", env={})
     assert len(policy.rules) == 1
+
+
+PROGRAM_THAT_FORKS = """\
+import os, sys, threading, time
+from autoprof import config, importing
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "yaml.tokens":
+            reached.set()
+            time.sleep(0.3)
+
+reached = threading.Event()
+sys.meta_path.insert(0, Slow())
+os.register_at_fork(before=importing.hold, after_in_parent=importing.release, after_in_child=importing.release)
+
+def read():
+    try:
+        config.loads("version: [", filename="policy.yaml", env={})
+    except Exception:
+        pass
+
+thread = threading.Thread(target=read)
+thread.start()
+assert reached.wait(20)
+child = os.fork()
+if child == 0:
+    read()
+    os._exit(0 if "yaml.tokens" in sys.modules else 1)
+deadline = time.monotonic() + 20
+while time.monotonic() < deadline:
+    ended, status = os.waitpid(child, os.WNOHANG)
+    if ended:
+        print("child", status)
+        break
+    time.sleep(0.01)
+else:
+    os.kill(child, 9)
+    print("hangs")
+thread.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_forked_while_an_error_is_told_reads_policies_too() -> None:
+    """Its importlib would wait for a thread that it does not have."""
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM_THAT_FORKS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "child 0\n", done.stderr
 
 
 def test_an_error_is_told_in_the_words_of_the_whole_library() -> None:
