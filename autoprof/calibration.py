@@ -106,7 +106,7 @@ def _timed() -> Any:
 def _behind(gate: Gate, spliced: bool) -> Any:
     function = _copy()
     code = gate.original = function.__code__
-    gate.site = (__name__, "_subject")
+    gate.module, gate.qualname = __name__, "_subject"
     if not spliced:
         from autoprof.rewrite.decorate import wrap
 

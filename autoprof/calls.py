@@ -95,8 +95,26 @@ def _code_to_run(gate_: Gate) -> Any:
     return None
 
 
-def first(gate_: Gate) -> Flight | None:
-    """Be `begin` at a gate's very first call: find the owner, draw the first gap, wake the session."""
+def waken(gate_: Gate) -> Flight | None:
+    """Be `begin` at the very first call of a gate that has no probes yet: have them made."""
+    try:
+        on_waken(gate_)
+    except (RecursionError, MemoryError):
+        raise
+    except Exception as error:
+        gate_.scale = None  # once is enough: the gate stays closed
+        guard.report("first call", error)
+    if gate_.begin is waken:  # another thread makes them now, or they could not be made
+        return decline(gate_)
+    return first(gate_, 4)
+
+
+def first(gate_: Gate, depth: int = 3) -> Flight | None:
+    """Be `begin` at a gate's very first call: find the owner, draw the first gap, wake the session.
+
+    Args:
+        depth: as `begin` takes it.
+    """
     try:
         # The scale first: other threads are in `begin` from the next line on, and draw their gaps from it.
         gate_.scale = gate.gap_scale(combined_rate(gate_))
@@ -110,7 +128,7 @@ def first(gate_: Gate) -> Flight | None:
         raise
     except Exception as error:
         guard.report("first call", error)
-    return begin(gate_, 3)
+    return begin(gate_, depth)
 
 
 def nobody(gate_: Gate) -> None:
@@ -119,6 +137,9 @@ def nobody(gate_: Gate) -> None:
 
 on_first_call: Callable[[Gate], None] = nobody
 """Set by the session: finds the gate's owner and starts the writer."""
+
+on_waken: Callable[[Gate], None] = nobody
+"""Set by the session: makes the probes of a gate that has rested, and has it begin with `first`."""
 
 
 def rouse(gate_: Gate) -> Flight | None:

@@ -85,13 +85,16 @@ class Gate:
         used: calls that were counted before `ticks` was put in place.
         scale: of the gap distribution, see `gap_scale`.
         code: weak reference to the spliced code (a strong one would be a cycle that the GC can't see).
-        original: the code before splicing.
+        original: the code before splicing; its co_stacksize where `rewrite.unsplice` can make it again; None for the
+            wrapper of the portable back end.
+        grants: what rules grant, while the probes wait for the first call; see `dormant`.
         owner: weak reference to the function that runs the code, once known; None for closures.
         begin, finish, unwind, raised, caught: what the prologue calls; see `rewrite.splice`. `raised` is None while no
             generator-like call of this gate is being followed.
         missed: counts down the calls that `begin` could not even look at: at the recursion limit, out of memory.
         traced: counts down the calls that ran in place because somebody traces the thread (`watch` tells).
         lost: chain of calls that must never be freed, see `rewrite.splice`.
+        module, qualname: of the function.
         probes: the probes behind the gate, outermost first.
         withdrawn: set before its code is taken off a function again.
     """
@@ -103,14 +106,16 @@ class Gate:
         "code",
         "finish",
         "generator_like",
+        "grants",
         "lost",
         "missed",
+        "module",
         "original",
         "owner",
         "probes",
+        "qualname",
         "raised",
         "scale",
-        "site",
         "size",
         "ticks",
         "traced",
@@ -141,7 +146,8 @@ class Gate:
         self.used = 0
         self.scale: float | None = None
         self.code: Callable[[], CodeType | None] | None = None
-        self.original: CodeType | None = None
+        self.original: CodeType | int | None = None
+        self.grants: tuple[Any, ...] = ()
         self.owner = None
         self.begin = begin
         self.finish = finish
@@ -154,7 +160,7 @@ class Gate:
         self.probes: tuple[Any, ...] = ()
         self.generator_like = False
         self.withdrawn = False
-        self.site: Any = None
+        self.module = self.qualname = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A function that travels (cloudpickle, dill) must run where autoprof is not installed: a partial carries the

@@ -34,6 +34,7 @@ class Governor:
         reason: one sentence why measuring is paused; "" while it is not.
         meter, judge: what reads and what decides; made by the first `start`.
         on_change: called after a pause or a resumption, on this thread.
+        resting: says how many probes that mind the load wait for their function's first call.
         busy_ns: processor time that looking has taken.
 
     Args:
@@ -51,6 +52,7 @@ class Governor:
         self._ended = False
         self._rested = False
         self.on_change: Callable[[], None] = _nobody
+        self.resting: Callable[[], int] = int
         self.busy_ns = 0
         self._prepared = False
         self._clean()
@@ -210,11 +212,11 @@ class Governor:
                 recorder.watch.add(gate)  # type: ignore[arg-type]
             if timed and wake and recorder.idle:
                 recorder.wake()
-        return len(subject)
+        return len(subject) + self.resting()
 
 
 def _is_new(gate: Gate) -> bool:
-    return gate.begin is calls.first
+    return gate.begin is calls.first or gate.begin is calls.waken
 
 
 def _is_timing(gate: Gate) -> bool:

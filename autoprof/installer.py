@@ -6,8 +6,10 @@ import weakref
 from types import CodeType, FunctionType, ModuleType
 
 from autoprof import calls, compiled, ends, guard, marking, stopwatch, strategies, turns
-from autoprof.gate import GENERATOR_LIKE, Gate, TimedGate
+from autoprof.dormant import Dormant
+from autoprof.gate import GENERATOR_LIKE, Gate, TimedGate, gate_of
 from autoprof.probe import IF_SLOW, Probe
+from autoprof.wrapped import plain_function, wrap_inside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,12 +29,16 @@ class Installer:
     """Makes probes and gates for one policy.
 
     Attributes:
-        probes: (target, kind) → probe, in the order of installation.
+        made: (target, kind) → probe, in the order of installation.
+        dormant: the gates whose probes are made with their first call.
         removed: probes that no rule of the policy in force names any more; the latest of them.
         decorations: target → kind → options of the decorators in the code.
         matched_rules: indexes of the rules that matched a function so far.
         blocked: targets whose decorators a `policy: none` switches off.
         on_installed: called with each new probe.
+        on_resting: called with the target and the grant of a probe that waits for its first call.
+        on_woken: called with a probe made then.
+        on_met: called with a grant, the first time that functions wait with it.
     """
 
     def __init__(
@@ -41,14 +47,18 @@ class Installer:
         self.policy = policy
         self._choose = choose
         self._chosen: Backend | None = None
-        self.probes: dict[tuple[str, str], Probe] = {}
+        self.made: dict[tuple[str, str], Probe] = {}
+        self.dormant = Dormant(self)
         self.removed: dict[tuple[str, str, int], Probe] = {}
         self.decorations: dict[str, dict[str, dict[str, Any]]] = {}
         self._before: dict[tuple[str, str], Probe] = {}
-        self._aliases: dict[str, tuple[str, ...]] = {}
+        self.aliases: dict[str, tuple[str, ...]] = {}
         self.matched_rules: set[int] = set()
         self.blocked: set[str] = set()
         self.on_installed: Callable[[Probe], None] = _nothing
+        self.on_woken: Callable[[Probe], None] = _nothing
+        self.on_resting: Callable[[str, Grant], None] = _nothing
+        self.on_met: Callable[[Grant], None] = _nothing
         self._strategy = strategy
         self._wrapped: dict[tuple[str, int, int], Gate] = {}
 
@@ -75,19 +85,25 @@ class Installer:
         from autoprof.rewrite.tree import rewrite_tree
 
         if aliases:
-            self._aliases[module] = aliases
+            self.aliases[module] = aliases
 
         def one(inner: CodeType, original: CodeType, qualname: str) -> CodeType | None:
-            return self.splice_granted(inner, original, module, qualname)
+            return self.splice_granted(inner, original, module, qualname, at_import=True)
 
         return rewrite_tree(code, one)
 
     def splice_granted(
-        self, code: CodeType, original: CodeType, module: str, qualname: str
+        self, code: CodeType, original: CodeType, module: str, qualname: str, at_import: bool = False
     ) -> CodeType | None:
-        """Return the function's code with a gate for what is wanted there; None when nothing is."""
-        granted = self.wanted(module, qualname)
-        if not granted:
+        """Return the function's code with a gate for what is wanted there; None when nothing is.
+
+        Args:
+            at_import: nobody has the original yet, and none is kept that can be made again.
+        """
+        decision = self.policy.decide(module, qualname, self.aliases.get(module, ())) if self.policy else None
+        resting = self.dormant.grants_of(decision) if decision is not None else ()
+        granted = [] if resting else self.wanted(module, qualname, decision)
+        if not granted and not resting:
             return None
         from autoprof.rewrite.splice import Unspliceable, splice
 
@@ -95,12 +111,16 @@ class Installer:
         try:
             spliced = splice(code, gate)
         except Unspliceable as problem:
-            for each in granted:
+            for each in granted or self.wanted(module, qualname, decision):
                 each.state, each.reason = "failed", f"can't be rewritten: {problem}"
             return None
         gate.code = weakref.ref(spliced)
+        if at_import and not gate.timed and not gate.generator_like:
+            gate.original = code.co_stacksize
         for each in granted:
             each.add(gate)
+        if resting and decision is not None:
+            self.dormant.rest(gate, decision.target, resting)
         return spliced
 
     def new_gate(self, code: CodeType | None, module: str, qualname: str, timed: bool = False) -> Gate:
@@ -111,11 +131,19 @@ class Installer:
         else:
             gate = Gate(calls.first, ends.finish, ends.unwind)
         gate.original = code
-        gate.site = (module, qualname)
+        gate.module, gate.qualname = module, qualname
         gate.generator_like = bool(code is not None and code.co_flags & GENERATOR_LIKE)
         if gate.generator_like:
             marking.install()
         return gate
+
+    def kinds_on(self, module: str, qualname: str) -> list[str]:
+        """Return the policies of the probes that rules and decorators put on a function, outermost first."""
+        decision = self.policy.decide(module, qualname, self.aliases.get(module, ())) if self.policy else None
+        resting = self.dormant.grants_of(decision) if decision is not None else ()
+        if resting:
+            return [each.kind for each in resting]
+        return [each.policy for each in self.wanted(module, qualname, decision)]
 
     def probes_for(self, decision: Decision) -> list[Probe]:
         """Return the probes a decision grants that can measure; the others are only listed."""
@@ -127,15 +155,16 @@ class Installer:
             if (each := self._probe(decision.target, grant)) is not None and each.state in MEASURING
         ]
 
-    def wanted(self, module: str, qualname: str) -> list[Probe]:
+    def wanted(self, module: str, qualname: str, decision: Decision | None = None) -> list[Probe]:
         """Return the probes that rules and decorators put on a function, outermost first."""
         policy = self.policy
-        if policy is None:
+        if decision is None and policy is not None:
+            decision = policy.decide(module, qualname, self.aliases.get(module, ()))
+        if decision is None:
             kinds: tuple[str, ...] = ()
             found: list[Probe] = []
             none = False
         else:
-            decision = policy.decide(module, qualname, self._aliases.get(module, ()))
             kinds, none = decision.kinds, decision.none
             found = self.probes_for(decision)
         decorated = self.decorations.get(f"{module}:{qualname}") if self.decorations else None
@@ -152,16 +181,15 @@ class Installer:
         return self._get(target, grant.rule.label, grant.kind, grant.options)
 
     def _get(self, target: str, rule: str, kind: str, options: dict[str, Any]) -> Probe:
-        return self.probes.get((target, kind)) or self.new_probe(target, rule, kind, options)
+        return self.made.get((target, kind)) or self.new_probe(target, rule, kind, options)
 
     def new_probe(self, target: str, rule: str, kind: str, options: dict[str, Any]) -> Probe:
         """Make and list a probe, or take over that of the policy before.
 
         One that can't measure yet is listed as disabled with the reason.
         """
-        name = "flame_graph" if kind == "flame_graph" else str(options.get("strategy") or "sample")
-        key = strategies.key_of(kind, name)
-        built = key == "sample" or key in strategies.HOMES
+        key = strategies.key_for(kind, options)
+        built = strategies.is_built(key)
         strategy = self._strategy(key) if built else None
         known = self._taken_over(target, kind, strategy)
         if known is not None:
@@ -173,13 +201,48 @@ class Installer:
             made.state, made.reason = "disabled", f"{key} is not active in this version"
         elif options.get("enabled") is False:
             made.state, made.reason = "disabled", "enabled: false"
-        for_ns = options.get("for_ns")
-        if for_ns is not None and self.policy is not None and made.state == "installed":
-            turns.expire_at(made, self.policy.loaded_ns + for_ns)
-        self.probes[target, kind] = made
+        self._limit(made)
+        self.made[target, kind] = made
         if made.state == "installed" and made is not known:
             self.on_installed(made)
         return made
+
+    def _limit(self, made: Probe) -> None:
+        for_ns = made.options.get("for_ns")
+        if for_ns is not None and self.policy is not None and made.state == "installed":
+            turns.expire_at(made, self.policy.loaded_ns + for_ns)
+
+    def meet(self, grant: Grant) -> None:
+        """Make ready for probes of a grant, which are made later."""
+        self.matched_rules.add(grant.rule.index)
+        self.on_met(grant)
+
+    def awaken(self, target: str, grant: Grant) -> Probe:
+        """Return the probe of a function that has rested; several threads may ask for it."""
+        made = self.made.get((target, grant.kind))
+        if made is None:
+            strategy = self._strategy(strategies.key_for(grant.kind, grant.options))
+            fresh = Probe(target, grant.rule.label, grant.kind, strategy, grant.options)
+            made = self.made.setdefault((target, grant.kind), fresh)
+            if made is fresh:
+                self._limit(made)
+                self.on_woken(made)
+        return made
+
+    @property
+    def probes(self) -> dict[tuple[str, str], Probe]:
+        """Every probe; those of functions that were never called are made for it."""
+        self.dormant.wake_all()
+        return self.made
+
+    def knows(self, target: str, grant: Grant) -> bool:
+        """Tell whether there is a probe already, or one of an earlier policy that may have to be taken over."""
+        if (target, grant.kind) in self.made or (target, grant.kind) in self._before:
+            return True
+        if not self.removed:
+            return False
+        key = strategies.key_for(grant.kind, grant.options)
+        return (target, grant.kind, id(self._strategy(key))) in self.removed
 
     def _taken_over(self, target: str, kind: str, strategy: Any) -> Probe | None:
         """Return the probe that did the same under an earlier policy, if any."""
@@ -191,7 +254,8 @@ class Installer:
     def begin_change(self, policy: Policy | None) -> None:
         """Go by another policy from here on; the probes there are wait to be taken over."""
         # Other threads import meanwhile: what they make from here on is the new policy's.
-        self._before, self.probes = self.probes, {}
+        self.dormant.begin_change()
+        self._before, self.made = self.made, {}
         self.matched_rules = set()
         self.blocked = set()
         self.policy = policy
@@ -209,7 +273,7 @@ class Installer:
     def known_gates(self) -> list[Gate]:
         """Return every gate there is, those without a probe included where a wrapper keeps them."""
         found = {id(each): each for each in self._wrapped.values()}
-        for probe in [*self.probes.values(), *self._before.values()]:
+        for probe in [*self.made.values(), *self._before.values()]:
             for each in probe.gates:
                 found[id(each)] = each
         return list(found.values())
@@ -249,10 +313,10 @@ class Installer:
             return
         if self.backend != SPLICE:
             return
-        from autoprof import live
+        from autoprof import live, living
 
         name = module.__name__
-        live.install(self, live.functions_of(lambda each: each == name))
+        live.install(self, living.functions_of(lambda each: each == name))
 
     def _wrap_site(self, found: Any, module: str, qualname: str, line: int, granted: Sequence[Probe]) -> Any:
         """Wrap what was found at a place; every closure made there shares the gate."""
@@ -284,13 +348,16 @@ class Installer:
         inner = plain_function(function)
         target = f"{inner.__module__}:{inner.__qualname__}"
         self.decorations.setdefault(target, {})[kind] = options
+        gate = gate_of(inner.__code__) if isinstance(inner, FunctionType) else None
+        if gate is not None:
+            self.dormant.wake(gate)
         decision = self.policy.decide(inner.__module__, inner.__qualname__) if self.policy else None
         if decision is not None and (decision.none or any(each.kind == kind for each in decision.grants)):
             if decision.none and not any(each.kind == kind for each in decision.grants):
                 return function
-            if self.probes.get((target, kind)) is not None:
+            if self.made.get((target, kind)) is not None:
                 return function
-        made = self.probes.get((target, kind)) or self.new_probe(target, DECORATOR, kind, options)
+        made = self.made.get((target, kind)) or self.new_probe(target, DECORATOR, kind, options)
         if made.state != "installed":
             return function
         if self.backend == SPLICE and isinstance(inner, FunctionType):
@@ -303,9 +370,11 @@ class Installer:
     def all_gates(self) -> list[Gate]:
         """Return every gate that a probe of this installer stands behind."""
         seen: dict[int, Gate] = {}
-        for each in list(self.probes.values()):
+        for each in list(self.made.values()):
             for gate in each.gates:
                 seen[id(gate)] = gate
+        for gate in self.dormant.gates.copy():
+            seen[id(gate)] = gate
         return list(seen.values())
 
 
@@ -313,40 +382,5 @@ def _no_code() -> None:
     """Stand in for the function of a wrapper around C: strategies look for its code and find none."""
 
 
-def _nothing(made: Probe) -> None:
+def _nothing(*what: object) -> None:
     """Stand in for the session's listener."""
-
-
-def wrap_inside(found: Any, wrap: Callable[[Any], Any]) -> Any:
-    """Return the found object with the function inside it wrapped: a descriptor stays one of its kind."""
-    if isinstance(found, (staticmethod, classmethod)):
-        return type(found)(wrap_inside(found.__func__, wrap))
-    if isinstance(found, property):
-        fget, fset, fdel = [each and wrap(each) for each in (found.fget, found.fset, found.fdel)]
-        return type(found)(fget, fset, fdel, found.__doc__)
-    if type(found).__name__ in ("cached_property", "partialmethod"):
-        found.func = wrap_inside(found.func, wrap)
-        return found
-    return wrap(found)
-
-
-def plain_function(function: Any) -> Any:
-    """Return the function behind a static, class, property, cached-property, partial or wrapper object.
-
-    Raises:
-        TypeError: there is none (a class, a builtin, not a function); names it.
-    """
-    found = function
-    for _ in range(16):
-        if isinstance(found, FunctionType):
-            return found
-        for name in ("__func__", "fget", "func", "__wrapped__"):
-            inner = getattr(found, name, None)
-            if inner is not None and not isinstance(found, type):
-                found = inner
-                break
-        else:
-            break
-    name = getattr(function, "__qualname__", None) or repr(function)
-    what = "a class" if isinstance(function, type) else f"a {type(function).__name__}"
-    raise TypeError(f"autoprof can decorate Python functions and methods only, and {name} is {what}")

@@ -6,11 +6,8 @@ what a rule names is spliced at import wherever possible, this is for the rest.
 
 from __future__ import annotations
 
-import gc
 import sys
 import weakref
-from itertools import compress, repeat
-from operator import is_
 from types import CodeType, FunctionType
 
 from autoprof import calls, guard, turns
@@ -19,10 +16,11 @@ from autoprof.declining import decline
 from autoprof.gate import gate_of
 from autoprof.rewrite.splice import Unspliceable, splice
 from autoprof.rewrite.tree import is_function, rewrite_tree
+from autoprof.rewrite.unsplice import unsplice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from autoprof.flight import Flight
@@ -35,20 +33,6 @@ _spliced: dict[int, tuple[Any, CodeType]] = {}
 
 _containers: dict[int, tuple[Any, CodeType]] = {}
 """id of a code whose inner functions were spliced → (weak reference to it, the original)."""
-
-
-def functions_of(covers: Callable[[str], bool]) -> list[FunctionType]:
-    """Return every living Python function of the covered modules: one pass over the heap."""
-    objects = gc.get_objects()
-    # In C from end to end: while the list lives, objects of other threads would die late, in ours.
-    functions = list(compress(objects, map(is_, map(type, objects), repeat(FunctionType))))
-    del objects
-    found = []
-    for each in functions:
-        name = each.__globals__.get("__name__")
-        if type(name) is str and covers(name):
-            found.append(each)
-    return found
 
 
 def install(installer: Installer, functions: Sequence[FunctionType]) -> int:
@@ -102,7 +86,7 @@ def current_code(function: FunctionType) -> CodeType:
     """Return a function's code, after taking off what a session that is over has left on it."""
     gate = gate_of(function.__code__)
     if gate is not None and gate.begin is declines and gate.original is not None:
-        function.__code__ = gate.original
+        function.__code__ = original_of(function.__code__)
     return function.__code__
 
 
@@ -113,7 +97,7 @@ def declines(gate: Gate) -> Flight | None:
 
 def forget() -> None:
     """Forget what was spliced for a session that is over, and the session itself."""
-    calls.on_first_call, calls.on_roused = calls.nobody, calls.nobody_roused
+    calls.on_first_call, calls.on_roused, calls.on_waken = calls.nobody, calls.nobody_roused, calls.nobody
     _spliced.clear()
     _containers.clear()
 
@@ -138,6 +122,8 @@ def splice_function(installer: Installer, function: FunctionType, granted: Itera
     timed = any(each.policy == probes.IF_SLOW for each in granted)
     code = current_code(function)
     gate = gate_of(code)
+    if gate is not None:
+        installer.dormant.wake(gate)
     before = gate
     if (
         gate is not None
@@ -147,7 +133,7 @@ def splice_function(installer: Installer, function: FunctionType, granted: Itera
         and gate.original is not None
     ):
         # The stopwatch is in the body: spliced anew, for all the probes.
-        code, gate = gate.original, None
+        code, gate = original_of(code), None
     if gate is None:
         spliced = _recall(_spliced, code)
         if spliced is None or (timed and not _is_timed(spliced)):
@@ -221,11 +207,26 @@ def original_of(code: CodeType) -> CodeType:
     """Return the code as it was before us; the very object where it was a function's code then."""
     gate = gate_of(code)
     if gate is not None:
-        return gate.original if gate.original is not None and gate.code is not None else code
+        return (original_behind(gate, code) if gate.code is not None else None) or code
     kept = _recall(_containers, code)
     return kept if kept is not None else rewrite_tree(code, _original_inside)
 
 
-def _original_inside(inner: CodeType, _: CodeType, qualname: str) -> CodeType | None:
-    gate = gate_of(inner)
-    return gate.original if gate is not None else None
+def original_behind(gate: Gate, code: CodeType | None = None) -> CodeType | None:
+    """Return the code that a gate was put in front of, the same object each time; None where there was none.
+
+    Args:
+        code: one that has the gate, for when the gate's own is gone.
+    """
+    kept = gate.original
+    if isinstance(kept, int):
+        spliced = (gate.code() if gate.code is not None else None) or code
+        if spliced is None:
+            return None
+        kept = gate.original = rewrite_tree(unsplice(spliced, gate, kept), _original_inside)
+    return kept
+
+
+def _original_inside(inner: CodeType, was: CodeType, qualname: str) -> CodeType | None:
+    gate = gate_of(was)
+    return original_behind(gate, was) if gate is not None else None

@@ -80,11 +80,14 @@ def _with_own_gate(gate: Gate, code: CodeType, copy: CodeType) -> CodeType:
     known = _copies.get(id(code))
     if known is not None and known[0]() is code:
         return known[1]
-    if gate.begin not in (calls.first, calls.begin) or gate.original is None:
+    if gate.begin is calls.waken:
+        calls.on_waken(gate)
+    original = gate.original  # always kept of what is generator-like
+    if gate.begin not in (calls.first, calls.begin) or not isinstance(original, CodeType):
         return copy
     fresh = Gate(calls.first, gate.finish, gate.unwind)
-    fresh.original = gate.original.replace(co_flags=gate.original.co_flags | CO_ITERABLE_COROUTINE)
-    fresh.site = gate.site
+    fresh.original = original.replace(co_flags=original.co_flags | CO_ITERABLE_COROUTINE)
+    fresh.module, fresh.qualname = gate.module, gate.qualname
     fresh.generator_like = True
     gated = copy.replace(co_consts=tuple([fresh if each is gate else each for each in copy.co_consts]))
     fresh.code = weakref.ref(gated)

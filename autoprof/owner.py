@@ -20,9 +20,8 @@ def find_owner(gate: Gate) -> FunctionType | None:
 
     Looks only into modules, classes and the standard library's wrappers, never calls `__getattr__` of others.
     """
-    module_name, qualname = gate.site
-    found: Any = sys.modules.get(module_name)
-    for part in qualname.split("."):
+    found: Any = sys.modules.get(gate.module)
+    for part in gate.qualname.split("."):
         if not isinstance(found, (ModuleType, type)):
             return None
         found = vars(found).get(part)

@@ -338,6 +338,11 @@ def _names(module: str, aliases: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def target_of(module: str, qualname: str, aliases: tuple[str, ...] = ()) -> str:
+    """Return a function's target as decisions write it."""
+    return f"{_names(module, aliases)[0]}:{qualname}"
+
+
 def _now_ns() -> int:
     return monotonic_ns()  # looked up at each call: tests put a fake clock in
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 
 IF_SLOW = "profile_if_slow"
+WAITING = "waiting for its first call"
 NEVER_NS = 1 << 62
 """A moment, or a time, that is never over; not `gate.FOREVER`, which is a second on 32 bits."""
 
@@ -167,7 +168,7 @@ class Probe(Spending):
         if self.state == "shed":
             self.thinning = 1.0
         self.state = "installed"
-        self.reason = "" if self.calls else "waiting for its first call"
+        self.reason = "" if self.calls else WAITING
 
     def clear(self) -> None:
         """Set all numbers to zero; calls are counted from here."""
@@ -250,6 +251,12 @@ class Probe(Spending):
             gate_.time_for(self)  # type: ignore[attr-defined]
             self.timed_from += gate_.calls
         if not timed or self.strategy is not None:
+            gate_.probes = (*gate_.probes, self)
+
+    def stand_from_birth(self, gate_: Gate) -> None:
+        """Be the first probe behind a gate that has rested: what it has counted so far are this probe's calls."""
+        if gate_ not in self.gates:
+            self.gates = (*self.gates, gate_)
             gate_.probes = (*gate_.probes, self)
 
     def stand_behind(self, gate_: Gate) -> None:

@@ -8,6 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NamedTuple
 
+    from autoprof.dormant import Resting
     from autoprof.probe import Probe
 
     class _Fields(NamedTuple):
@@ -66,4 +67,11 @@ class ProbeStatus(_Fields):
             probe.discarded,
             probe.overhead_ns,
             calls * GATE_NS,
+        )
+
+    @classmethod
+    def of_resting(cls, one: Resting) -> ProbeStatus:
+        """Return the state of a probe that will be made with its function's first call."""
+        return cls(
+            one.target, one.rule, one.policy, one.strategy_name, one.state, one.reason, 0, 0, 0, 0, 0, 0
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from time import monotonic
 from types import CodeType, FunctionType
 
-from autoprof import calls, guard, live, turns
+from autoprof import calls, guard, live, living, turns
 from autoprof.gate import GENERATOR_LIKE, Gate, TimedGate, gate_of
 from autoprof.primitives import nap
 from autoprof.probe import IF_SLOW
@@ -49,10 +49,26 @@ def apply(installer: Installer, policy: Policy) -> list[Probe]:
 
     Other threads may import and call meanwhile: from the first line on imports go by the new policy.
     """
+    installer.dormant.allowed = False
+    try:
+        return _apply(installer, policy, Pace())
+    finally:
+        installer.dormant.allowed = True
+
+
+def _apply(installer: Installer, policy: Policy, pace: Pace) -> list[Probe]:
     same_functions = _matches(installer.policy) == _matches(policy)
     old_policy = installer.policy
+    dormant = installer.dormant
+    for gate in dormant.gates.copy():
+        if dormant.decide(gate, policy).kinds != tuple([each.kind for each in gate.grants]):
+            dormant.wake(gate)
+        pace.step()
     installer.begin_change(policy)
-    pace = Pace()
+    dormant.allowed = True
+    for gate in dormant.gates.copy():
+        dormant.regrant(gate, policy)
+        pace.step()
     gates = installer.known_gates()
     for each in gates:
         _regrant(installer, each)
@@ -83,8 +99,7 @@ def _matches(policy: Policy | None) -> object:
 
 def _regrant(installer: Installer, gate: Gate) -> None:
     """Give a gate the probes that the new policy wants behind it."""
-    module, qualname = gate.site
-    wanted = installer.wanted(module, qualname)
+    wanted = installer.wanted(gate.module, gate.qualname)
     before = gate.probes
     timer = next((each for each in wanted if each.policy == IF_SLOW), None) if gate.timed else None
     gate.probes = tuple([each for each in wanted if each is not timer or each.strategy is not None])
@@ -128,7 +143,7 @@ def _retire(gate: Gate) -> None:
 
 def _recode(installer: Installer, pace: Pace, covers: Callable[[str], bool]) -> None:
     """Give every living function the code that its decisions ask for."""
-    functions = live.functions_of(covers)
+    functions = living.functions_of(covers)
     functions.sort(key=lambda each: "<locals>" in each.__code__.co_qualname)
     if installer.backend != "splice":
         _report_unreached(installer, functions)
@@ -157,7 +172,7 @@ class Recoding:
         self._installer = installer
         self._replaced: dict[int, tuple[CodeType, CodeType]] = {}
         self._plain: dict[int, tuple[CodeType, CodeType]] = {}
-        self._wanted: dict[int, tuple[CodeType, frozenset[tuple[int, bool]]]] = {}
+        self._wanted: dict[int, tuple[CodeType, tuple[int, ...]]] = {}
 
     def recode(self, function: FunctionType) -> None:
         """Replace a function's code, unless its gates are those it should have."""
@@ -168,8 +183,12 @@ class Recoding:
         plain = self._plain_of(code)
         wanted = self._wanted_in(module, plain)
         here = list(_gates_in(code))
-        present = {(id(each.original), each.timed) for each in here if each.begin is not live.declines}
-        satisfied = all(each in present or (each[0], True) in present for each in wanted)
+        present = {
+            2 * id(live.original_behind(each)) + each.timed
+            for each in here
+            if each.begin is not live.declines
+        }
+        satisfied = all(each in present or each | 1 in present for each in wanted)
         if satisfied and len(wanted) == len(here) and id(plain) not in self._replaced:
             return
         new = live.replacement(self._installer, module, plain, self._replaced) if wanted else plain
@@ -188,21 +207,21 @@ class Recoding:
             known = self._plain[id(code)] = (code, live.original_of(code))
         return known[1]
 
-    def _wanted_in(self, module: str, plain: CodeType) -> frozenset[tuple[int, bool]]:
-        """Return which functions of a code, itself included, should have a gate, and whether a timed one."""
+    def _wanted_in(self, module: str, plain: CodeType) -> tuple[int, ...]:
+        """Return which functions of a code, itself included, should have a gate: twice their ids, 1 more if timed."""
         known = self._wanted.get(id(plain))
         if known is None:
             found = [
-                (id(each), _needs_watch(granted, each))
+                2 * id(each) + _needs_watch(kinds, each)
                 for each in _functions_in(plain)
-                if (granted := self._installer.wanted(module, each.co_qualname))
+                if (kinds := self._installer.kinds_on(module, each.co_qualname))
             ]
-            known = self._wanted[id(plain)] = (plain, frozenset(found))
+            known = self._wanted[id(plain)] = (plain, tuple(found))
         return known[1]
 
 
-def _needs_watch(granted: list[Probe], code: CodeType) -> bool:
-    return not code.co_flags & GENERATOR_LIKE and any(each.policy == IF_SLOW for each in granted)
+def _needs_watch(kinds: list[str], code: CodeType) -> bool:
+    return not code.co_flags & GENERATOR_LIKE and IF_SLOW in kinds
 
 
 def _functions_in(code: CodeType) -> Iterator[CodeType]:

@@ -31,13 +31,20 @@ class Standing:
     def news(self) -> list[Any] | None:
         """Return the state of every probe and unmatched rule for the store, if it is not the one told last."""
         self._warn_of_unmatched_rules()
-        probes_now = list(self.installer.probes.values())
+        probes_now = list(self.installer.made.values())
         told_now = [standing_of(each) for each in probes_now]
         states_now = [(state, reason if state == "shed" else bool(reason)) for state, reason in told_now]
         failures = dict(guard.internal_errors)
         # By magnitude: a failure at every call must not rewrite the states at every flush.
         magnitudes = {where: number.bit_length() for where, number in failures.items()}
-        signature = (len(self.installer.matched_rules), states_now, magnitudes)
+        resting = self.installer.dormant
+        signature = (
+            len(self.installer.matched_rules),
+            states_now,
+            magnitudes,
+            len(resting.gates),
+            resting.paused(),
+        )
         if signature == self._told:
             return None
         self._told = signature
@@ -46,6 +53,10 @@ class Standing:
         states = [
             ProbeState(each.target, each.rule, each.policy, each.strategy_name, state, reason)
             for each, (state, reason) in zip(probes_now, told_now, strict=True)
+        ]
+        states += [
+            ProbeState(each.target, each.rule, each.policy, each.strategy_name, each.state, each.reason)
+            for each in resting.listed()
         ]
         for rule, excluded in self._unmatched_rules():
             globs = ", ".join(str(each.text) for each in rule.match)

@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from autoprof.dormant import Resting
     from autoprof.flight import Flight
     from autoprof.probe import Probe
 
@@ -162,12 +163,13 @@ def send_internal_error(where: str, error: BaseException) -> None:
     send_session("internal_error", {}, where=where, kind=type(error).__name__, reason=error)
 
 
-def send_probe(name: str, probe: Probe) -> None:
-    """Send an event about a probe itself, if somebody listens."""
-    if "blinker" not in sys.modules:
-        return
-    signals = _signals()
+def is_heard(name: str) -> bool:
+    """Tell whether somebody receives a signal; does not load blinker."""
+    return "blinker" in sys.modules and bool(getattr(_signals(), name).receivers)
 
-    if getattr(signals, name).receivers:
+
+def send_probe(name: str, probe: Probe | Resting) -> None:
+    """Send an event about a probe itself, if somebody listens."""
+    if is_heard(name):
         metadata = events.metadata(name, probe.target, probe.rule, probe.policy, probe.strategy_name)
-        signals.send(name, probe.target, {}, metadata)
+        _signals().send(name, probe.target, {}, metadata)

@@ -93,6 +93,7 @@ class force:
         if self._session is None:
             raise LookupError(f"no probe is on {self.target!r}: autoprof is not started")
         installer = self._session.installer
+        installer.dormant.allowed = False
         there = list(installer.probes.values())
         found = [each for each in there if each.target == self.target]
         if not found and self.target.partition(":")[0] in sys.modules:
@@ -129,6 +130,9 @@ class force:
         current, self._session = self._session, None
         if current is not None and getattr(current.installer.on_installed, "__self__", None) is self:
             current.installer.on_installed = self._listener
+            current.installer.dormant.allowed = not isinstance(
+                getattr(self._listener, "__self__", None), type(self)
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -85,10 +85,14 @@ def expire(probe: Probe) -> None:
     """End a probe whose rule's `for` is over; its calls stay counted."""
     expiring.discard(probe)
     if probe.state in ("installed", "shed"):
-        format_duration = load("autoprof.units").format_duration
         probe.state = "disabled"
-        probe.reason = f"its time is over (for: {format_duration(probe.options['for_ns'])})"
+        probe.reason = over(probe.options["for_ns"])
         retune_all(probe)
+
+
+def over(for_ns: int) -> str:
+    """Return the sentence for a rule that no longer measures."""
+    return f"its time is over (for: {load('autoprof.units').format_duration(for_ns)})"
 
 
 def keep_time() -> None:

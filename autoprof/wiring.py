@@ -27,6 +27,7 @@ from autoprof import gate as gates
 from autoprof.background import FORK_DELICATE_WAIT_S, FORK_WAIT_S
 from autoprof.budget import Budget
 from autoprof.clock import wall_ns
+from autoprof.dormant import Resting
 from autoprof.flusher import Flusher
 from autoprof.governor import Governor
 from autoprof.importing import load
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
     from autoprof.gate import Gate
     from autoprof.latent import Latent
-    from autoprof.policy import Policy
+    from autoprof.policy import Grant, Policy
     from autoprof.probe import Probe
     from autoprof.probe_status import ProbeStatus
     from autoprof.rewrite.backend import Backend
@@ -71,8 +72,12 @@ class Session:
         self.strategies: dict[str, Any] = {}
         self.installer = Installer(policy, self._choose_backend, self.strategy)
         self.installer.on_installed = self._installed
+        self.installer.on_met, self.installer.on_resting = self._met, self._rests
         self.flusher = Flusher(self._make_writer)
-        self.governor = Governor(policy, lambda: self.installer.probes.values())
+        self.governor = Governor(policy, lambda: self.installer.made.values())
+        self.installer.on_woken = self.governor.adopt
+        self.installer.dormant.paused = lambda: self.governor.reason
+        self.governor.resting = self.installer.dormant.minding_load
         self.started_ns = wall_ns()
         self.budget = self._make_budget()
         self._wire_flusher()
@@ -80,7 +85,7 @@ class Session:
         self.watcher: Watcher | None = None
         self._hook: Any = None
         self._rested = self._moves = False
-        self._telling_later: list[Probe] | None = []
+        self._telling_later: list[Probe | Resting] | None = []
 
     def _wire_flusher(self) -> None:
         self.governor.on_change = self.flusher.restate
@@ -127,6 +132,7 @@ class Session:
     def begin(self) -> None:
         """Put the policy in force: hook imports, splice what is already imported."""
         calls.on_first_call, calls.on_roused = self._first_call, self._awake
+        calls.on_waken = self.installer.dormant.wake
         guard.listeners.append(telling.send_internal_error)
         loading.name_environment(self.policy)
         recorder.interval_ns = INTERVAL_NS
@@ -167,11 +173,11 @@ class Session:
         self._telling_later = []
         gone = regrant.apply(self.installer, policy)
         compiled.report_imported(self.installer, [name for name in list(sys.modules) if policy.covers(name)])
-        self._moves = old is None or _place(old) != _place(policy) or not self.installer.probes
+        self._moves = old is None or _place(old) != _place(policy) or not self.installer.made
         self.governor.retarget(policy)
         self.budget.change(policy.budget)
-        for each in self.installer.probes.values():
-            self._sample_at(each)
+        for each in list(self.installer.made.values()):
+            self._sample_at(each.options, each.strategy)
             self.governor.adopt(each)
         self.flusher.states = Standing(policy, self.installer, wall_ns()).news
         return gone
@@ -182,7 +188,7 @@ class Session:
         if not moves:
             return
         self.flusher.change_writer()
-        if not self.installer.probes:
+        if not self.installer.made:
             recorder.stop()
             self.governor.rest(FORK_WAIT_S)
             self.flusher.rest(FORK_WAIT_S)
@@ -207,9 +213,9 @@ class Session:
         compiled.report_imported(self.installer, covered)
         if not covered or self.installer.backend != SPLICE:
             return
-        from autoprof import live
+        from autoprof import live, living
 
-        live.install(self.installer, live.functions_of(self.installer.covers))
+        live.install(self.installer, living.functions_of(self.installer.covers))
 
     def _first_call(self, gate: Gate) -> None:
         if gate.owner is None and gate.code is not None and gate.original is not None:
@@ -235,18 +241,31 @@ class Session:
 
     def _installed(self, probe: Probe) -> None:
         self.governor.adopt(probe)
-        if "threading" not in sys.modules:
-            # Beware: whoever imports threading first is its main thread, waited for at exit: never one of ours.
-            load("threading")
-        self._sample_at(probe)
+        self._prepare_for(probe.options, probe.strategy)
+        self._announce(probe)
+
+    def _met(self, grant: Grant) -> None:
+        self._prepare_for(grant.options, self.strategy(strategies.key_for(grant.kind, grant.options)))
+
+    def _rests(self, target: str, grant: Grant) -> None:
+        if telling.is_heard("probe_installed"):
+            self._announce(Resting(target, grant))
+
+    def _announce(self, probe: Probe | Resting) -> None:
         if self._telling_later is not None:
             self._telling_later.append(probe)
         else:
             telling.send_probe("probe_installed", probe)
 
-    def _sample_at(self, probe: Probe) -> None:
-        interval_ns = probe.options.get("interval_ns")
-        if interval_ns and probe.strategy is None:
+    def _prepare_for(self, options: dict[str, Any], strategy: Any) -> None:
+        if "threading" not in sys.modules:
+            # Beware: whoever imports threading first is its main thread, waited for at exit: never one of ours.
+            load("threading")
+        self._sample_at(options, strategy)
+
+    def _sample_at(self, options: dict[str, Any], strategy: Any) -> None:
+        interval_ns = options.get("interval_ns")
+        if interval_ns and strategy is None:
             recorder.interval_ns = min(recorder.interval_ns, max(interval_ns, 1_000_000))
 
     def _make_writer(self) -> Any:
@@ -283,18 +302,18 @@ class Session:
         if self.watcher is not None:
             self.watcher.rest(FORK_WAIT_S)
         self.governor.end()
-        from autoprof import live, marking
+        from autoprof import live, living, marking
 
         marking.uninstall()
         compiled.restore()
         for gate in self.installer.all_gates():
             gate.close()
             gate.begin = live.declines
-        if self.installer.probes and self.installer.backend == SPLICE:
-            known = {id(gate) for gate in self.installer.all_gates()}
-            modules = {gate.site[0] for gate in self.installer.all_gates()} | {"__main__", "__mp_main__"}
-            if known:
-                live.restore(live.functions_of(lambda name: name in modules or self.installer.covers(name)))
+        known = {id(gate) for gate in self.installer.all_gates()}
+        if known and self.installer.backend == SPLICE:
+            modules = {gate.module for gate in self.installer.all_gates()} | {"__main__", "__mp_main__"}
+            live.restore(living.functions_of(lambda name: name in modules or self.installer.covers(name)))
+        self.installer.dormant.forget()
         live.forget()
         arbiter.forget()
         recorder.stop()
@@ -306,7 +325,7 @@ class Session:
         if telling.send_internal_error in guard.listeners:
             guard.listeners.remove(telling.send_internal_error)
         turns.forget_time()
-        for each in self.installer.probes.values():
+        for each in self.installer.made.values():
             each.state, each.reason = "removed", "autoprof.stop() was called"
         loading.accept()
 
@@ -347,7 +366,9 @@ class Session:
         if old.cut_off:
             self.flusher.give_up()
         self._wire_flusher()
-        for each in self.installer.probes.values():
+        self.installer.dormant.in_child()
+        self.installer.dormant.wake_counted()
+        for each in self.installer.made.values():
             each.clear()
         self.budget.in_child()
         for each in list(old.active):
@@ -368,8 +389,10 @@ class Session:
         from autoprof.probe_status import ProbeStatus
 
         turns.expire_due()
-        listed = [*self.installer.probes.values(), *self.installer.removed.values()]
-        return [ProbeStatus.of(each) for each in listed]
+        self.installer.dormant.wake_counted()
+        listed = [*self.installer.made.values(), *self.installer.removed.values()]
+        resting = map(ProbeStatus.of_resting, self.installer.dormant.listed())
+        return [*map(ProbeStatus.of, listed), *resting]
 
 
 def _place(policy: Policy) -> tuple[object, ...]:

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 import autoprof
 from autoprof import session, testing
 from autoprof.gate import gate_of
+from autoprof.live import original_behind, original_of
 from autoprof.reload import Watcher
 from tests import mechanisms
 from tests.conftest import REPOSITORY, Environment
@@ -99,7 +100,7 @@ def test_removed_functions_get_their_code_back(load: Load, tmp_path: Path, mecha
     plain = load("plain", SOURCE)
     loaded = load(mechanism, SOURCE)
     gates = {name: gate_of(getattr(loaded, name).__code__) for name in ("f", "g", "outer")}
-    originals = {name: gate.original for name, gate in gates.items() if gate}
+    originals = {name: original_behind(gate) for name, gate in gates.items() if gate}
     assert len(originals) == 3
     loaded.f()
     put(loaded, tmp_path, {"match": "g"})
@@ -237,7 +238,7 @@ RULES = st.lists(
 @given(edits=st.lists(RULES, min_size=1, max_size=5))
 def test_any_sequence_of_edits_ends_like_a_fresh_start(load: Load, tmp_path: Path, edits: list[Any]) -> None:
     loaded = load("spliced_at_import", SOURCE)
-    originals = {name: gate_of(getattr(loaded, name).__code__).original for name in ("f", "g", "outer")}
+    originals = {name: original_of(getattr(loaded, name).__code__) for name in ("f", "g", "outer")}
     names = ("f", "g", "outer", "outer.<locals>.inner", "gen", "A.m", "A.p", "A.s", "co")
     counted = {("outer", "profile"): 1}  # by the module's body
     for rules in edits:
@@ -306,7 +307,10 @@ def test_a_storm_of_edits_while_threads_call(load: Load, tmp_path: Path) -> None
             rules = [{"match": "g", "rate": draw.choice([0.0, 0.5, 1.0])}]
             names = draw.sample(["f", "outer*", "gen", "A.*", "*"], 2)
             kinds = draw.choices(["profile", "profile_calls"], k=2)
-            rules += [{"match": name, "policy": kind, "env": ["dev"]} for name, kind in zip(names, kinds, strict=True)]
+            rules += [
+                {"match": name, "policy": kind, "env": ["dev"]}
+                for name, kind in zip(names, kinds, strict=True)
+            ]
             put(loaded, tmp_path, *rules)
             time.sleep(draw.random() * 0.02)
     finally:

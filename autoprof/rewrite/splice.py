@@ -68,6 +68,9 @@ def _exception_entries(labels: dict[str, int], base: int) -> list[tuple[int, int
     ]
 
 
+_tables: dict[tuple[ExceptionEntry, ...], bytes] = {}
+"""Exception tables of bodies that have none of their own: one for all functions of a signature, as most have."""
+
 _templates: dict[tuple[int, ...], Template] = {}
 _TEMPLATES_KEPT = 4096
 
@@ -110,6 +113,19 @@ def _prologue(shape: _Shape, const: int, name: int) -> tuple[bytes, dict[str, in
     for place, shift in names:
         patched[place] += name << shift
     return bytes(patched), labels
+
+
+def _exception_table(ours: list[ExceptionEntry], body: list[ExceptionEntry], units: int) -> bytes:
+    if body:
+        moved = [(start + units, length, target + units, depth) for start, length, target, depth in body]
+        return build_exception_table(ours + moved)
+    key = tuple(ours)
+    made = _tables.get(key)
+    if made is None:
+        if len(_tables) >= _TEMPLATES_KEPT:
+            _tables.clear()
+        made = _tables[key] = build_exception_table(ours)
+    return made
 
 
 def _prefix_units(raw: bytes, code: CodeType) -> int:
@@ -194,15 +210,12 @@ def splice(code: CodeType, gate: object) -> CodeType:
     elif shape.generator_like:
         raw, body = _with_epilogue(code, raw, body)
         locations += blank_locations((len(raw) - len(code.co_code)) >> 1)
-    entries = _exception_entries(labels, prefix) + [
-        (start + units, length, target + units, depth) for start, length, target, depth in body
-    ]
     split = 2 * prefix
     return code.replace(
         co_code=raw[:split] + prologue + raw[split:],
         co_consts=(*code.co_consts, *constants),
         co_names=(*code.co_names, *names_added),
         co_linetable=_locations(units, shape) + locations,
-        co_exceptiontable=build_exception_table(entries),
+        co_exceptiontable=_exception_table(_exception_entries(labels, prefix), body, units),
         co_stacksize=max(stack, shape.stack_need()),
     )

@@ -36,6 +36,21 @@ def key_of(policy: str, strategy: str) -> str:
     return policy if policy in ("profile_memory", "profile_calls") else strategy
 
 
+def named_in(policy: str, options: dict[str, Any]) -> str:
+    """Return the strategy that a rule names, by itself or by its options."""
+    return "flame_graph" if policy == "flame_graph" else str(options.get("strategy") or "sample")
+
+
+def key_for(policy: str, options: dict[str, Any]) -> str:
+    """Return the key in HOMES for a policy and its options."""
+    return key_of(policy, named_in(policy, options))
+
+
+def is_built(key: str) -> bool:
+    """Tell whether this version can measure so."""
+    return key == "sample" or key in HOMES
+
+
 def make(key: str, deliver: Deliver) -> Any:
     """Import and make one strategy.
 

@@ -110,7 +110,7 @@ def attack(test: Any = None, *, status: int = 0, flags: tuple[str, ...] = ()) ->
 def probe(function: Any, rate: float = 1.0, **options: Any) -> Probe:
     """Put a gate with a probe in front of a living function; every call is measured by default."""
     from autoprof import live, session
-    from autoprof.installer import plain_function
+    from autoprof.wrapped import plain_function
 
     if session.current is None:
         session.start(None)
@@ -134,7 +134,7 @@ def probe(function: Any, rate: float = 1.0, **options: Any) -> Probe:
 def unprobe(function: Any) -> None:
     """Give a function its original code back."""
     from autoprof import live
-    from autoprof.installer import plain_function
+    from autoprof.wrapped import plain_function
 
     inner = plain_function(function)
     assert live.restore([inner]) == 1

@@ -1,0 +1,184 @@
+"""Functions that were never called: their gates remember what the rules grant, and probes are made with the first call.
+
+A large application calls a small part of what a wide rule names, and a probe for each would take more memory than all
+else that autoprof keeps of a function.
+"""
+
+from __future__ import annotations
+
+from autoprof import calls, strategies, turns
+from autoprof.clock import monotonic_ns
+from autoprof.policy import target_of
+from autoprof.probe import IF_SLOW, WAITING
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from autoprof.gate import Gate
+    from autoprof.installer import Installer
+    from autoprof.policy import Decision, Grant, Policy
+    from autoprof.probe import Probe
+
+
+class Resting:
+    """What a probe would be, for lists and events: names and meanings are a probe's."""
+
+    __slots__ = ("policy", "reason", "rule", "state", "strategy_name", "target")
+
+    def __init__(self, target: str, grant: Grant, state: str = "installed", reason: str = WAITING) -> None:
+        self.target = target
+        self.rule = grant.rule.label
+        self.policy = grant.kind
+        self.strategy_name = strategies.named_in(grant.kind, grant.options)
+        self.state = state
+        self.reason = reason
+
+
+class Dormant:
+    """The gates of one installer that have no probes yet.
+
+    Attributes:
+        gates: those that no call has come to.
+        allowed: set to false while every new probe is to be made at once.
+        paused: says why load keeps everything from measuring; "" while it does not.
+    """
+
+    def __init__(self, installer: Installer) -> None:
+        self.gates: set[Gate] = set()
+        self.allowed = True
+        self.paused: Callable[[], str] = str
+        self._installer = installer
+        self._shared: dict[tuple[int, ...], tuple[Grant, ...]] = {}
+        self._waking: set[Gate] = set()
+
+    def grants_of(self, decision: Decision) -> tuple[Grant, ...]:
+        """Return what a function's gate is to remember; () when its probes must be made at once.
+
+        They must where the target has a probe or had one, or is decorated in the code, and under `profile_if_slow`:
+        its calls are timed from the first one on, by options of the probe.
+        """
+        installer = self._installer
+        if not self.allowed or decision.none or not decision.grants:
+            return ()
+        if installer.decorations and decision.target in installer.decorations:
+            return ()
+        key = tuple([each.rule.index for each in decision.grants])
+        known = self._shared.get(key)
+        if known is None:
+            known = self._shared[key] = decision.grants if self._can_wait(decision.grants) else ()
+        for each in known:
+            if installer.knows(decision.target, each):
+                return ()
+        return known
+
+    def _can_wait(self, grants: tuple[Grant, ...]) -> bool:
+        for each in grants:
+            key = strategies.key_for(each.kind, each.options)
+            if each.kind == IF_SLOW or not strategies.is_built(key) or each.options.get("enabled") is False:
+                return False
+        for each in grants:
+            self._installer.meet(each)
+        return True
+
+    def rest(self, gate: Gate, target: str, grants: tuple[Grant, ...]) -> None:
+        """Let a gate wait for its first call."""
+        gate.grants = grants
+        gate.begin = calls.waken
+        gate.scale = 0.0  # calls that come while another thread makes the probes leave it open
+        self.gates.add(gate)
+        for each in grants:
+            self._installer.on_resting(target, each)
+
+    def wake(self, gate: Gate) -> None:
+        """Make the probes of a gate that rests; when another thread is at it, or it does not rest, do nothing."""
+        # Beware: first into `_waking`. A child that is forked in between finds it in one of the two.
+        self._waking.add(gate)
+        try:
+            self.gates.remove(gate)
+        except KeyError:
+            if not gate.grants:
+                self._waking.discard(gate)
+            return
+        try:
+            for each in self._probes_for(gate):
+                each.stand_from_birth(gate)
+            gate.begin = calls.first
+            gate.grants = ()
+        except BaseException:
+            self.gates.add(gate)
+            raise
+        finally:
+            self._waking.discard(gate)
+
+    def _probes_for(self, gate: Gate) -> list[Probe]:
+        if (
+            gate.grants not in self._shared.values()
+        ):  # an earlier policy's: made while that was being replaced
+            return self._installer.wanted(gate.module, gate.qualname)
+        target = self._target_of(gate)
+        return [self._installer.awaken(target, each) for each in gate.grants]
+
+    def decide(self, gate: Gate, policy: Policy) -> Decision:
+        """Return what a policy says of the function of a gate."""
+        return policy.decide(gate.module, gate.qualname, self._installer.aliases.get(gate.module, ()))
+
+    def regrant(self, gate: Gate, policy: Policy) -> None:
+        """Have a gate rest on by the policy that has come into force."""
+        grants = self.grants_of(self.decide(gate, policy))
+        if not grants:
+            self.wake(gate)
+        elif gate.grants:
+            gate.grants = grants
+
+    def _target_of(self, gate: Gate) -> str:
+        return target_of(gate.module, gate.qualname, self._installer.aliases.get(gate.module, ()))
+
+    def wake_all(self) -> None:
+        """Make the probes of all gates."""
+        for each in self.gates.copy():
+            self.wake(each)
+
+    def wake_counted(self) -> None:
+        """Make the probes of the gates that have counted calls nevertheless: under a debugger `begin` is not asked."""
+        for each in self.gates.copy():
+            if each.calls:
+                self.wake(each)
+
+    def minding_load(self) -> int:
+        """Return how many probes would pause under load."""
+        return sum([each.options["check_load"] for gate in self.gates.copy() for each in gate.grants])
+
+    def begin_change(self) -> None:
+        """Forget what is shared: it is an earlier policy's."""
+        self._shared = {}
+
+    def in_child(self) -> None:
+        """Have a forked child make what another thread of the parent was about to make."""
+        self.gates |= {each for each in self._waking if each.grants}
+        self._waking.clear()
+
+    def forget(self) -> None:
+        """Let go of all gates: the session is over."""
+        self.gates.clear()
+        self._waking.clear()
+        self._shared = {}
+
+    def listed(self) -> Iterator[Resting]:
+        """Yield what the probes would be, each target and policy once, without those that are made."""
+        seen: set[tuple[str, str]] = set()
+        installer = self._installer
+        for gate in self.gates.copy():
+            target = self._target_of(gate)
+            for each in gate.grants:
+                key = target, each.kind
+                if key not in seen and key not in installer.made:
+                    seen.add(key)
+                    yield Resting(target, each, *self._standing(each))
+
+    def _standing(self, grant: Grant) -> tuple[str, str]:
+        policy, for_ns = self._installer.policy, grant.rule.for_ns
+        if policy is not None and for_ns is not None and policy.loaded_ns + for_ns <= monotonic_ns():
+            return "disabled", turns.over(for_ns)
+        paused = self.paused() if grant.options["check_load"] else ""
+        return ("paused", paused) if paused else ("installed", WAITING)
