@@ -189,7 +189,7 @@ class Budget:
             if account is None:
                 account = self.accounts[each] = Account()
             opened_ns = each.opened_ns
-            opened = each.concluded + sum(each.skipped.values())
+            opened = each.concluded + each.skips
             account.note(each.calls, opened, opened_ns, span_s)
             if each.price_ns:
                 each.price_ns = prices.open_ns

@@ -8,6 +8,7 @@ from time import monotonic
 from autoprof import clock, guard, turns
 from autoprof.arbiter import memory_is_traced
 from autoprof.background import Background
+from autoprof.collecting import Told, merged, news
 from autoprof.errors import StoreError
 from autoprof.primitives import allocate_lock
 from autoprof.sampler import nothing, recorder
@@ -29,8 +30,6 @@ CLOSE_S, CLOSE_MORE_S = 2.0, 1.0
 POSTPONED_MAX = 10
 """Periods that a flush waits while tracemalloc is on: what it allocates would be in the application's figures."""
 
-Counts = tuple[int, int, int, int, int, int, int, dict[str, int], "int | None"]
-
 
 class Flusher:
     """The background writer of one process.
@@ -49,7 +48,7 @@ class Flusher:
         self.dropped = 0
         self._restates = False
         self.last_error: str | None = None
-        self.active: dict[Probe, Counts] = {}
+        self.active: dict[Probe, Told] = {}
         self.artefacts: list[Any] = []
         self.states: Callable[[], list[Any] | None] = _no_news
         self.on_window: Callable[[Probe, int, float], None] = _nobody
@@ -100,7 +99,7 @@ class Flusher:
     def watch(self, probe: Probe) -> None:
         """Count a probe's numbers from now on."""
         if probe not in self.active:
-            self.active[probe] = (0, 0, 0, 0, 0, 0, 0, {}, None)
+            self.active[probe] = Told()
 
     def _run(self, thread: Background) -> None:
         while thread.wanted:
@@ -207,54 +206,17 @@ class Flusher:
         recorder.dropped = 0
         # Beware of `list(….items())`: it makes tuples, and on 3.11 each may set off the garbage collector, whose
         # finalizers may call a function for the first time. `copy` is done before anybody else can run.
-        for probe, before in self.active.copy().items():
-            self._collect_probe(probe, before)
+        for probe, told in self.active.copy().items():
+            self._collect_probe(probe, told)
         if now_ns - self._window_ns >= 1_000_000_000:
             self._send_windows(now_ns)
 
-    def _collect_probe(self, probe: Probe, before: Counts) -> None:
-        now: Counts = (
-            max(probe.calls, before[0]),
-            probe.profiled,
-            probe.discarded,
-            probe.slow,
-            probe.samples,
-            probe.time_ns,
-            probe.overhead_ns,
-            probe.skipped,
-            memory_bytes := probe.memory_delta_bytes,
-        )
-        durations, callees = probe.take_durations(), probe.take_callees()
-        memory_counts, weighed = probe.take_memory_counts(), probe.take_weighed()
-        if now == before and not durations and not callees and not memory_counts and not weighed:
-            return
-        from autoprof.store import ProbeDelta
-
-        self.active[probe] = now
-        skipped = {reason: count - before[7].get(reason, 0) for reason, count in now[7].items()}
-        delta = ProbeDelta(
-            probe.target,
-            probe.rule,
-            probe.policy,
-            probe.strategy_name,
-            calls=now[0] - before[0],
-            profiled=now[1] - before[1],
-            discarded=now[2] - before[2],
-            slow=now[3] - before[3],
-            samples=now[4] - before[4],
-            total_ns=now[5] - before[5],
-            overhead_ns=max(now[6] - before[6], 0),
-            skipped={reason: count for reason, count in skipped.items() if count},
-            durations=durations,
-            max_ns=probe.max_ns,
-            memory_delta_bytes=memory_bytes if memory_bytes is None else memory_bytes - (before[8] or 0),
-            callees=callees,
-            memory_counts=memory_counts,
-            weighed=weighed,
-        )
-        self._unsent_probes.append(delta)
-        if len(self._unsent_probes) > 2 * len(self.active) + 100:
-            self._unsent_probes = merged(self._unsent_probes)
+    def _collect_probe(self, probe: Probe, told: Told) -> None:
+        delta = news(probe, told)
+        if delta is not None:
+            self._unsent_probes.append(delta)
+            if len(self._unsent_probes) > 2 * len(self.active) + 100:
+                self._unsent_probes = merged(self._unsent_probes)
 
     def _send_windows(self, now_ns: int) -> None:
         window_s = (now_ns - self._window_ns) / 1e9 if self._window_ns else PERIOD_S
@@ -275,7 +237,7 @@ class Flusher:
         artefacts = list(self.artefacts)
         latest = list({each.path: each for each in artefacts}.values())  # a file may have replaced another
         dropped, overhead_ns = self.dropped, recorder.busy_ns + self.busy_ns
-        overhead_ns += sum(counts[6] for counts in list(self.active.values()))
+        overhead_ns += sum([each.overhead_ns for each in list(self.active.values())])
         try:
             if self._writer is None:
                 self._writer = self._make_writer()
@@ -356,28 +318,6 @@ class Flusher:
                 writer.close(clock.wall_ns())
             except Exception as error:
                 guard.report("store", error)
-
-
-def merged(deltas: list[Any]) -> list[Any]:
-    """Add up deltas of the same probe, so that a store that can't be written costs bounded memory."""
-    out: dict[tuple[str, ...], Any] = {}
-    for each in deltas:
-        key = (each.target, each.rule, each.policy, each.strategy)
-        first = out.get(key)
-        if first is None:
-            out[key] = each
-            continue
-        for name in ("calls", "profiled", "discarded", "slow", "samples", "total_ns", "overhead_ns"):
-            setattr(first, name, getattr(first, name) + getattr(each, name))
-        first.max_ns = max(first.max_ns, each.max_ns)
-        if each.memory_delta_bytes is not None:
-            first.memory_delta_bytes = (first.memory_delta_bytes or 0) + each.memory_delta_bytes
-        for name in ("skipped", "durations", "callees", "memory_counts", "weighed"):
-            both = dict(getattr(first, name))
-            for index, count in getattr(each, name).items():
-                both[index] = both.get(index, 0) + count
-            setattr(first, name, both)
-    return list(out.values())
 
 
 def _no_news() -> list[Any] | None:

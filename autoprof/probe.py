@@ -219,7 +219,10 @@ class Probe(Spending):
     @property
     def calls(self) -> int:
         """Every call of the target so far, recursive ones included."""
-        return sum(each.calls for each in self.gates) - self.started_calls
+        calls = -self.started_calls
+        for each in self.gates:
+            calls += each.calls
+        return calls
 
     def leave(self) -> None:
         """Let go of the gates; what was counted by them stays."""
@@ -227,6 +230,14 @@ class Probe(Spending):
         timed_s = self._timed_s - self._timed_before_s
         self.gates = ()
         self.started_calls, self._declined_before, self._timed_before_s = -calls, -declined, -timed_s
+
+    def mark(self) -> tuple[object, ...]:
+        """Return what changes with whatever is counted of a call that was not let through by a closed gate."""
+        return (
+            self.profiled, self.discarded, self.slow, self.samples, self.looked, self.total_ns, self.max_ns,
+            self.measured_ns, self.memory_delta_bytes, self.weighed_calls, self.skips,
+            bool(self.durations or self.callees or self.memory_counts),
+        )  # fmt: skip
 
     @property
     def concluded(self) -> int:
@@ -317,6 +328,14 @@ class Probe(Spending):
             if self._skipped is NO_COUNTS:
                 self._skipped = {}
             count_elements(self._skipped, one)
+
+    @property
+    def skips(self) -> int:
+        """How many calls `skipped` counts."""
+        count = sum(self._skipped.values()) - self._declined_before
+        for each in self.gates:
+            count += each.declined
+        return count
 
     @property
     def skipped(self) -> dict[str, int]:

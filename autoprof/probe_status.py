@@ -63,7 +63,7 @@ class ProbeStatus(_Fields):
             *standing_of(probe),
             calls,
             probe.profiled,
-            sum(probe.skipped.values()),
+            probe.skips,
             probe.discarded,
             probe.overhead_ns,
             calls * GATE_NS,

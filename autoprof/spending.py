@@ -41,7 +41,7 @@ class Spending:
         def concluded(self) -> int: ...
 
         @property
-        def skipped(self) -> dict[str, int]: ...
+        def skips(self) -> int: ...
 
     def __init__(self) -> None:
         self.thinning = 1.0
@@ -64,8 +64,7 @@ class Spending:
     @property
     def opened_ns(self) -> float:
         """What opened gates have cost."""
-        skipped = sum(self.skipped.values())
-        return self.measured_ns + self.concluded * prices.open_ns + skipped * prices.skip_ns
+        return self.measured_ns + self.concluded * prices.open_ns + self.skips * prices.skip_ns
 
     @property
     def overhead_ns(self) -> int:

@@ -90,7 +90,10 @@ class Batch:
         """Add everything."""
         many = self._connection.executemany
         many(UPSERTS["counts"], map(self._counts, probes))
-        many(UPSERTS["detail_counts"], [row for probe in probes for row in self._details(probe)])
+        many(
+            UPSERTS["detail_counts"],
+            [row for probe in probes if not probe.only_calls for row in self._details(probe)],
+        )
         many(UPSERTS["stack_counts"], map(self._stack, stacks))
         many("DELETE FROM artefacts WHERE path = ?", [(store_text(item.path),) for item in artefacts])
         many(f"INSERT INTO artefacts VALUES (NULL{', ?' * 7})", map(self._artefact, artefacts))
@@ -102,6 +105,8 @@ class Batch:
         return (self._process, self._slot, self._ids.probe(self._connection, item))
 
     def _counts(self, probe: ProbeDelta) -> tuple[int | None, ...]:
+        if probe.only_calls:
+            return (*self._at(probe), _int(probe.calls), 0, 0, 0, 0, 0, 0, None, 0)
         counts = (probe.calls, probe.profiled, probe.discarded, probe.slow, probe.samples)
         times = (probe.total_ns, probe.max_ns)
         memory = None if probe.memory_delta_bytes is None else _int(probe.memory_delta_bytes)
@@ -163,4 +168,5 @@ def store_text(text: str) -> str:
 
 
 def _int(value: int) -> int:
-    return max(-_INT_LIMIT, min(_INT_LIMIT, int(value)))
+    value = int(value)
+    return value if -_INT_LIMIT <= value <= _INT_LIMIT else max(-_INT_LIMIT, min(_INT_LIMIT, value))

@@ -40,11 +40,14 @@ class ProbeDelta:
             results, and `blocks_calls`, of how many calls that is known.
         weighed: What the measured calls stand for beyond themselves, where the budget had cut the rate they were drawn
             with: `calls`, and their `total_ns`.
+
+    Attributes:
+        only_calls: All else is nothing; the writer then looks at nothing else.
     """
 
     __slots__ = (
-        "callees", "calls", "discarded", "durations", "max_ns", "memory_counts", "memory_delta_bytes", "overhead_ns",
-        "policy", "profiled", "rule", "samples", "skipped", "slow", "strategy", "target", "total_ns",
+        "callees", "calls", "discarded", "durations", "max_ns", "memory_counts", "memory_delta_bytes", "only_calls",
+        "overhead_ns", "policy", "profiled", "rule", "samples", "skipped", "slow", "strategy", "target", "total_ns",
         "weighed",
     )  # fmt: skip
 
@@ -79,6 +82,7 @@ class ProbeDelta:
         self.callees = callees or {}
         self.memory_counts = memory_counts or {}
         self.weighed = weighed or {}
+        self.only_calls = False
 
 
 class StackDelta:

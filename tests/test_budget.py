@@ -165,7 +165,7 @@ class SimulatedProbe:
         self.thinning, self.state, self.reason = 1.0, "installed", ""
         self.price_ns = prices.open_ns
         self.calls = self.concluded = 0
-        self.skipped: dict[str, int] = {}
+        self.skips = 0
         self.stand_for = 0.0
         made = gate.Gate(lambda _: None, lambda *_: None, lambda *_: None)
         self.gates: list[gate.Gate] = []

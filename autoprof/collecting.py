@@ -1,0 +1,114 @@
+"""What probes have counted since the last look: most have let calls through and measured none."""
+
+from __future__ import annotations
+
+from autoprof.probe import IF_SLOW
+from autoprof.store_records import ProbeDelta
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from autoprof.probe import Probe
+
+
+class Told:
+    """What was told of a probe the last time.
+
+    Attributes:
+        mark: `Probe.mark` then: while it is the same, nothing but calls was counted.
+    """
+
+    __slots__ = (
+        "calls", "discarded", "mark", "memory_bytes", "overhead_ns", "profiled", "samples", "skipped", "slow",
+        "time_ns",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.calls = self.profiled = self.discarded = self.slow = self.samples = self.time_ns = 0
+        self.overhead_ns = 0
+        self.skipped: dict[str, int] = {}
+        self.memory_bytes: int | None = None
+        self.mark: object = None
+
+
+def news(probe: Probe, told: Told) -> ProbeDelta | None:
+    """Return a probe's counts since the last time as a ProbeDelta, None when there are none; remember them."""
+    mark = probe.mark()
+    calls = probe.calls
+    if mark == told.mark and probe.policy != IF_SLOW:  # whose calls are timed without a mark
+        if calls <= told.calls:
+            return None
+        delta = ProbeDelta(
+            probe.target, probe.rule, probe.policy, probe.strategy_name, calls=calls - told.calls
+        )
+        delta.only_calls = True
+        told.calls = calls
+        return delta
+    return _all_news(probe, told, mark, calls)
+
+
+def _all_news(probe: Probe, told: Told, mark: object, calls: int) -> ProbeDelta | None:
+    before = Told()
+    for name in Told.__slots__:
+        setattr(before, name, getattr(told, name))
+    told.mark = mark
+    told.calls = max(calls, before.calls)
+    told.profiled, told.discarded, told.slow = probe.profiled, probe.discarded, probe.slow
+    told.samples, told.time_ns, told.overhead_ns = probe.samples, probe.time_ns, probe.overhead_ns
+    told.skipped, told.memory_bytes = probe.skipped, probe.memory_delta_bytes
+    durations, callees = probe.take_durations(), probe.take_callees()
+    memory_counts, weighed = probe.take_memory_counts(), probe.take_weighed()
+    tables = durations or callees or memory_counts or weighed
+    if not tables and all(getattr(told, name) == getattr(before, name) for name in _COUNTED):
+        return None
+    skipped = {reason: count - before.skipped.get(reason, 0) for reason, count in told.skipped.items()}
+    memory_bytes = told.memory_bytes
+    return ProbeDelta(
+        probe.target,
+        probe.rule,
+        probe.policy,
+        probe.strategy_name,
+        calls=told.calls - before.calls,
+        profiled=told.profiled - before.profiled,
+        discarded=told.discarded - before.discarded,
+        slow=told.slow - before.slow,
+        samples=told.samples - before.samples,
+        total_ns=told.time_ns - before.time_ns,
+        overhead_ns=max(told.overhead_ns - before.overhead_ns, 0),
+        skipped={reason: count for reason, count in skipped.items() if count},
+        durations=durations,
+        max_ns=probe.max_ns,
+        memory_delta_bytes=memory_bytes
+        if memory_bytes is None
+        else memory_bytes - (before.memory_bytes or 0),
+        callees=callees,
+        memory_counts=memory_counts,
+        weighed=weighed,
+    )
+
+
+_COUNTED = tuple([name for name in Told.__slots__ if name != "mark"])
+
+
+def merged(deltas: list[Any]) -> list[Any]:
+    """Add up deltas of the same probe, so that a store that can't be written costs bounded memory."""
+    out: dict[tuple[str, ...], Any] = {}
+    for each in deltas:
+        key = (each.target, each.rule, each.policy, each.strategy)
+        first = out.get(key)
+        if first is None:
+            out[key] = each
+            continue
+        for name in ("calls", "profiled", "discarded", "slow", "samples", "total_ns", "overhead_ns"):
+            setattr(first, name, getattr(first, name) + getattr(each, name))
+        first.only_calls = first.only_calls and each.only_calls
+        first.max_ns = max(first.max_ns, each.max_ns)
+        if each.memory_delta_bytes is not None:
+            first.memory_delta_bytes = (first.memory_delta_bytes or 0) + each.memory_delta_bytes
+        for name in ("skipped", "durations", "callees", "memory_counts", "weighed"):
+            both = dict(getattr(first, name))
+            for index, count in getattr(each, name).items():
+                both[index] = both.get(index, 0) + count
+            setattr(first, name, both)
+    return list(out.values())
