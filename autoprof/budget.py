@@ -163,8 +163,10 @@ class Budget:
     def due(self) -> bool:
         """Tell whether it is time to reckon; cheap."""
         span_ns = clock.monotonic_ns() - self._last_ns
-        period_ns = max(PERIOD_NS, 5 * self._cost_ns / (self.share or 1.0))
-        return self.share is not None and (span_ns >= period_ns or (self._woken and span_ns >= SOONEST_NS))
+        if self.share is None:
+            return False
+        # Also when a purse is empty: its gates have been cut at once, and reckoning is paid from the same budget.
+        return bool(span_ns >= max(SOONEST_NS if self._woken else PERIOD_NS, 5 * self._cost_ns / self.share))
 
     def tick(self) -> None:
         """Reckon, when it is time to."""

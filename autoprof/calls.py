@@ -302,7 +302,7 @@ def _start(call: Flight, probes: tuple[Probe, ...], ident: int) -> bool:
         probes = call.probes = tuple([other for other in probes if other is not each])
     if not probes:
         return False
-    if "blinker" in modules:
+    if "blinker" in modules and any(telling.ears):
         telling.send_start(call)
     if followed:
         if not _start_strategies(call):

@@ -11,22 +11,22 @@ if TYPE_CHECKING:
 
     from autoprof.probe import Probe
 
+    Counts = tuple[int, ...]
+
 
 class Told:
     """What was told of a probe the last time.
 
     Attributes:
+        counts: profiled, discarded, slow, samples, nanoseconds, nanoseconds of overhead.
         mark: `Probe.mark` then: while it is the same, nothing but calls was counted.
     """
 
-    __slots__ = (
-        "calls", "discarded", "mark", "memory_bytes", "overhead_ns", "profiled", "samples", "skipped", "slow",
-        "time_ns",
-    )  # fmt: skip
+    __slots__ = ("calls", "counts", "mark", "memory_bytes", "skipped")
 
     def __init__(self) -> None:
-        self.calls = self.profiled = self.discarded = self.slow = self.samples = self.time_ns = 0
-        self.overhead_ns = 0
+        self.calls = 0
+        self.counts: Counts = (0,) * 6
         self.skipped: dict[str, int] = {}
         self.memory_bytes: int | None = None
         self.mark: object = None
@@ -49,46 +49,56 @@ def news(probe: Probe, told: Told) -> ProbeDelta | None:
 
 
 def _all_news(probe: Probe, told: Told, mark: object, calls: int) -> ProbeDelta | None:
-    before = Told()
-    for name in Told.__slots__:
-        setattr(before, name, getattr(told, name))
-    told.mark = mark
-    told.calls = max(calls, before.calls)
-    told.profiled, told.discarded, told.slow = probe.profiled, probe.discarded, probe.slow
-    told.samples, told.time_ns, told.overhead_ns = probe.samples, probe.time_ns, probe.overhead_ns
-    told.skipped, told.memory_bytes = probe.skipped, probe.memory_delta_bytes
+    before, now = told.counts, _counts_of(probe)
+    calls_before = told.calls
+    calls = max(calls, calls_before)
+    told.calls, told.counts, told.mark = calls, now, mark
+    skipped_before, memory_before = told.skipped, told.memory_bytes
+    skipped, memory_bytes = told.skipped, told.memory_bytes = probe.skipped, probe.memory_delta_bytes
     durations, callees = probe.take_durations(), probe.take_callees()
     memory_counts, weighed = probe.take_memory_counts(), probe.take_weighed()
     tables = durations or callees or memory_counts or weighed
-    if not tables and all(getattr(told, name) == getattr(before, name) for name in _COUNTED):
+    if (
+        not tables
+        and calls == calls_before
+        and now == before
+        and skipped == skipped_before
+        and memory_bytes == memory_before
+    ):
         return None
-    skipped = {reason: count - before.skipped.get(reason, 0) for reason, count in told.skipped.items()}
-    memory_bytes = told.memory_bytes
     return ProbeDelta(
         probe.target,
         probe.rule,
         probe.policy,
         probe.strategy_name,
-        calls=told.calls - before.calls,
-        profiled=told.profiled - before.profiled,
-        discarded=told.discarded - before.discarded,
-        slow=told.slow - before.slow,
-        samples=told.samples - before.samples,
-        total_ns=told.time_ns - before.time_ns,
-        overhead_ns=max(told.overhead_ns - before.overhead_ns, 0),
-        skipped={reason: count for reason, count in skipped.items() if count},
+        calls=calls - calls_before,
+        profiled=now[0] - before[0],
+        discarded=now[1] - before[1],
+        slow=now[2] - before[2],
+        samples=now[3] - before[3],
+        total_ns=now[4] - before[4],
+        overhead_ns=max(now[5] - before[5], 0),
+        skipped={
+            reason: new for reason, count in skipped.items() if (new := count - skipped_before.get(reason, 0))
+        },
         durations=durations,
         max_ns=probe.max_ns,
-        memory_delta_bytes=memory_bytes
-        if memory_bytes is None
-        else memory_bytes - (before.memory_bytes or 0),
+        memory_delta_bytes=memory_bytes if memory_bytes is None else memory_bytes - (memory_before or 0),
         callees=callees,
         memory_counts=memory_counts,
         weighed=weighed,
     )
 
 
-_COUNTED = tuple([name for name in Told.__slots__ if name != "mark"])
+def _counts_of(probe: Probe) -> Counts:
+    return (
+        probe.profiled,
+        probe.discarded,
+        probe.slow,
+        probe.samples,
+        probe.time_ns,
+        probe.overhead_ns,
+    )
 
 
 def merged(deltas: list[Any]) -> list[Any]:

@@ -51,6 +51,7 @@ class Dormant:
         self._installer = installer
         self._shared: dict[tuple[int, ...], tuple[Grant, ...]] = {}
         self._waking: set[Gate] = set()
+        self._arrivals: list[Gate] = []
 
     def grants_of(self, decision: Decision) -> tuple[Grant, ...]:
         """Return what a function's gate is to remember; () when its probes must be made at once.
@@ -85,6 +86,7 @@ class Dormant:
         """Let a gate wait for its first call."""
         gate.grants = grants
         gate.begin = calls.waken
+        self._arrivals.append(gate)
         gate.scale = 0.0  # calls that come while another thread makes the probes leave it open
         self.gates.add(gate)
         for each in grants:
@@ -163,12 +165,27 @@ class Dormant:
         self.gates.clear()
         self._waking.clear()
         self._shared = {}
+        self._arrivals = []
 
-    def listed(self) -> Iterator[Resting]:
-        """Yield what the probes would be, each target and policy once, without those that are made."""
+    def take_arrivals(self) -> list[Gate]:
+        """Return the gates that have come to rest since the last time."""
+        taken, self._arrivals = self._arrivals, []
+        return taken
+
+    def over(self) -> int:
+        """Return how many rules no longer measure."""
+        policy = self._installer.policy
+        return sum([self._is_over(each.for_ns) for each in policy.active_rules]) if policy is not None else 0
+
+    def _is_over(self, for_ns: int | None) -> bool:
+        policy = self._installer.policy
+        return policy is not None and for_ns is not None and policy.loaded_ns + for_ns <= monotonic_ns()
+
+    def listed(self, gates: list[Gate] | None = None) -> Iterator[Resting]:
+        """Yield what the probes of gates, or of all, would be: each target and policy once, without those made."""
         seen: set[tuple[str, str]] = set()
         installer = self._installer
-        for gate in self.gates.copy():
+        for gate in self.gates.copy() if gates is None else gates:
             target = self._target_of(gate)
             for each in gate.grants:
                 key = target, each.kind
@@ -177,8 +194,8 @@ class Dormant:
                     yield Resting(target, each, *self._standing(each))
 
     def _standing(self, grant: Grant) -> tuple[str, str]:
-        policy, for_ns = self._installer.policy, grant.rule.for_ns
-        if policy is not None and for_ns is not None and policy.loaded_ns + for_ns <= monotonic_ns():
+        for_ns = grant.rule.for_ns
+        if for_ns is not None and self._is_over(for_ns):
             return "disabled", turns.over(for_ns)
         paused = self.paused() if grant.options["check_load"] else ""
         return ("paused", paused) if paused else ("installed", WAITING)

@@ -154,7 +154,7 @@ def conclude(call: Flight, ended_ns: int, result: str | None, error: BaseExcepti
             each.weigh(call.weights.get(each, 1.0), duration_ns)
         if call.stacks:
             recorder.keep(each, call.stacks)
-        if each.emits and "blinker" in modules:
+        if each.emits and "blinker" in modules and any(telling.ears):
             timed |= telling.send_end(call.samples, each, duration_ns, result, error, extra.get(each) or {})
     if timed:
         call.probes[0].charge(monotonic_ns() - ended_ns)
@@ -189,7 +189,7 @@ def _write_slow_down(
         probe.profiled += 1
         if call.stacks:
             recorder.keep(probe, call.stacks)
-    if probe.emits and "blinker" in modules:
+    if probe.emits and "blinker" in modules and any(telling.ears):
         return telling.send_end(call.samples, probe, duration_ns, result, error, found or {}, kept)
     return False
 

@@ -30,6 +30,9 @@ NAMES = (
     "internal_error",
 )
 
+OF_CALLS = NAMES[: NAMES.index("policy_loaded")]
+"""What is sent because of a call."""
+
 PREFIX = "autoprof."
 SESSION_SENDER = "autoprof"
 """The sender of events that belong to no target."""

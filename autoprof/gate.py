@@ -76,11 +76,22 @@ class _Endless:
         return repeat, (True,)  # true: the portable back end looks at the value
 
 
-class Gate:
-    """One gate in front of one code object.
+class Countdown:
+    """What every call looks at, before all else that a gate is: beside its type, in one line of the processor's cache.
 
     Attributes:
         ticks: the countdown the prologue reads; exhausted = open.
+    """
+
+    __slots__ = ("ticks",)
+
+    ticks: Iterator[bool | None]
+
+
+class Gate(Countdown):
+    """One gate in front of one code object.
+
+    Attributes:
         size: how many ticks `ticks` started with.
         used: calls that were counted before `ticks` was put in place.
         scale: of the gap distribution, see `gap_scale`.
@@ -117,7 +128,6 @@ class Gate:
         "raised",
         "scale",
         "size",
-        "ticks",
         "traced",
         "unwind",
         "used",
@@ -141,7 +151,7 @@ class Gate:
         finish: Callable[[Any, Any], Any],
         unwind: Callable[[Any, BaseException], Any],
     ) -> None:
-        self.ticks: Iterator[bool | None] = EXHAUSTED
+        self.ticks = EXHAUSTED
         self.size = 0
         self.used = 0
         self.scale: float | None = None

@@ -5,17 +5,22 @@ from __future__ import annotations
 from autoprof import guard
 from autoprof.clock import wall_ns
 from autoprof.probe_status import standing_of
+from autoprof.store_records import ProbeState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from autoprof.dormant import Resting
     from autoprof.installer import Installer
     from autoprof.policy import Policy, Rule
+    from autoprof.probe import Probe
 
 UNMATCHED_AFTER_NS = 60_000_000_000
 INTERNAL = "internal"
 """What stands for the policy where the state is of a place in autoprof that failed."""
+
+
+def _state_of(each: Probe | Resting, state: str, reason: str) -> ProbeState:
+    return ProbeState(each.target, each.rule, each.policy, each.strategy_name, state, reason)
 
 
 class Standing:
@@ -25,39 +30,49 @@ class Standing:
         self.policy = policy
         self.installer = installer
         self.started_ns = started_ns
-        self._told: object = None
+        self._outline: object = None
+        self._told: dict[Probe, tuple[str, str | bool]] = {}
         self._warned = False
 
-    def news(self) -> list[Any] | None:
-        """Return the state of every probe and unmatched rule for the store, if it is not the one told last."""
+    def news(self, whole: bool = False) -> tuple[list[ProbeState], bool] | None:
+        """Return states for the store, and whether they take the place of all that were told before; None: no news.
+
+        A process has thousands of functions, and the budget changes a few at a time.
+
+        Args:
+            whole: tell everything, whatever was told before.
+        """
         self._warn_of_unmatched_rules()
-        probes_now = list(self.installer.made.values())
-        told_now = [standing_of(each) for each in probes_now]
-        states_now = [(state, reason if state == "shed" else bool(reason)) for state, reason in told_now]
         failures = dict(guard.internal_errors)
         # By magnitude: a failure at every call must not rewrite the states at every flush.
         magnitudes = {where: number.bit_length() for where, number in failures.items()}
         resting = self.installer.dormant
-        signature = (
-            len(self.installer.matched_rules),
-            states_now,
-            magnitudes,
-            len(resting.gates),
-            resting.paused(),
-        )
-        if signature == self._told:
-            return None
-        self._told = signature
-        from autoprof.store import ProbeState
-
-        states = [
-            ProbeState(each.target, each.rule, each.policy, each.strategy_name, state, reason)
-            for each, (state, reason) in zip(probes_now, told_now, strict=True)
-        ]
+        outline = (len(self.installer.matched_rules), magnitudes, resting.paused(), resting.over())
+        whole = whole or outline != self._outline
+        if whole:
+            self._outline, self._told = outline, {}
+        arrived = resting.take_arrivals()
+        states = [_state_of(each, *standing) for each, standing in self._changed()]
         states += [
-            ProbeState(each.target, each.rule, each.policy, each.strategy_name, each.state, each.reason)
-            for each in resting.listed()
+            _state_of(each, each.state, each.reason) for each in resting.listed(None if whole else arrived)
         ]
+        if whole:
+            states += self._rules_and_failures(failures)
+        return (states, whole) if states or whole else None
+
+    def _changed(self) -> list[tuple[Probe, tuple[str, str]]]:
+        """Return the probes whose standing is not the one told last; it is remembered as told."""
+        found = []
+        for each in list(self.installer.made.values()):
+            state, reason = standing_of(each)
+            mark = (state, reason if state == "shed" else bool(reason))
+            if self._told.get(each) != mark:
+                self._told[each] = mark
+                found.append((each, (state, reason)))
+        return found
+
+    def _rules_and_failures(self, failures: dict[str, int]) -> list[ProbeState]:
+        states = []
         for rule, excluded in self._unmatched_rules():
             globs = ", ".join(str(each.text) for each in rule.match)
             state, reason = ("disabled", excluded) if excluded else ("waiting", "matched no function yet")

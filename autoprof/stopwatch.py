@@ -72,7 +72,7 @@ def _told(
             recorder.keep(probe, stacks)
         if probe.every_ns:
             close_for(probe, probe.every_ns)
-    if probe.emits and "blinker" in modules:
+    if probe.emits and "blinker" in modules and any(telling.ears):
         telling.send_end(samples, probe, duration_ns, result, error, {}, kept)
     probe.charge(monotonic_ns() - entered_ns)
 

@@ -86,6 +86,7 @@ class Batch:
         stacks: Sequence[StackDelta],
         artefacts: Sequence[Artefact],
         states: Sequence[ProbeState] | None,
+        whole: bool,
     ) -> None:
         """Add everything."""
         many = self._connection.executemany
@@ -98,7 +99,8 @@ class Batch:
         many("DELETE FROM artefacts WHERE path = ?", [(store_text(item.path),) for item in artefacts])
         many(f"INSERT INTO artefacts VALUES (NULL{', ?' * 7})", map(self._artefact, artefacts))
         if states is not None:
-            self._connection.execute("DELETE FROM probe_states WHERE process = ?", (self._process,))
+            if whole:
+                self._connection.execute("DELETE FROM probe_states WHERE process = ?", (self._process,))
             many("INSERT OR REPLACE INTO probe_states VALUES (?, ?, ?, ?)", map(self._state, states))
 
     def _at(self, item: _Labelled) -> tuple[int, int, int]:

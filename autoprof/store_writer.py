@@ -43,6 +43,9 @@ class StoreWriter:
         output_mode: Permissions of a new folder; new files get the same without the x bits.
         started_ns: Start of the process, since the epoch; now by default.
         env: Name of the environment in force.
+
+    Attributes:
+        stated: Whether the file that is open has all states of this process, as of some write.
     """
 
     _connection: sqlite3.Connection | None = None
@@ -77,6 +80,7 @@ class StoreWriter:
         self._process: int | None = None
         self._ids = Ids()
         self._housekeeping_s = 0.0
+        self.stated = False
         self._notices: list[str] = []
         _writers.add(self)
 
@@ -105,6 +109,7 @@ class StoreWriter:
         overhead_ns: int = 0,
         now_ns: int,
         states: Sequence[ProbeState] | None = None,
+        whole: bool = True,
     ) -> None:
         """Store one batch in one transaction: all of it or, on an error, nothing.
 
@@ -112,6 +117,7 @@ class StoreWriter:
             dropped: Samples and profiles lost since the last write.
             overhead_ns: What profiling cost this process since the last write.
             states: Replaces the states stored for this process; None leaves them.
+            whole: False: only those of the same probes are replaced.
 
         Raises:
             StoreError: The batch was not stored (folder not writable, disk full, newer schema, …); it may be
@@ -121,11 +127,13 @@ class StoreWriter:
         def store(connection: sqlite3.Connection) -> None:
             process = self._register(connection, now_ns, dropped, overhead_ns)
             batch = Batch(connection, self._ids, process, store_bounds.slot_of(now_ns))
-            batch.add(probes, stacks, artefacts, states)
+            batch.add(probes, stacks, artefacts, states, whole)
 
         with self._lock:
             self._check_owner()
             self._attempt(store, _BUSY_S)
+            if whole and states is not None:
+                self.stated = True
             self._keep_bounds(now_ns)
 
     def close(self, now_ns: int) -> None:
@@ -205,6 +213,7 @@ class StoreWriter:
 
     def _disconnect(self) -> None:
         connection, self._connection, self._file = self._connection, None, None
+        self.stated = False
         self._ids.forget()
         if connection is not None:
             try:

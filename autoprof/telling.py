@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
 _home: Any = None
 
+ears: tuple[Any, ...] = (True,)
+"""The receivers of what a call sends, signal by signal: `any` of them tells whether to send; not known at first."""
+
 
 def _signals() -> Any:
     """Return `autoprof.signals`: with blinker, so not before somebody may listen."""
-    global _home
+    global _home, ears
     if _home is None:
         _home = load("autoprof.signals")
+        ears = tuple([getattr(_home, name).receivers for name in events.OF_CALLS])
     return _home
 
 

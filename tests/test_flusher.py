@@ -41,6 +41,7 @@ class Store:
         self.stacks: list[Any] = []
         self.dropped = 0
         self.closed = False
+        self.stated = True
         self.attempts = 0
 
     def write(self, probes: list[Any], stacks: list[Any], artefacts: list[Any], **more: Any) -> None:

@@ -1,0 +1,163 @@
+"""What is told of a probe adds up to what it has counted, whatever is counted in between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoprof.collecting import Told, merged, news
+from autoprof.gate import FOREVER, Gate, TimedGate
+from autoprof.probe import IF_SLOW, Probe
+from autoprof.store_records import ProbeDelta
+
+SUMS = ("calls", "profiled", "discarded", "slow", "samples", "total_ns", "overhead_ns", "memory_delta_bytes")
+TABLES = ("skipped", "durations", "callees", "memory_counts")
+
+
+def nothing(*_: Any) -> None:
+    """Stand in for what gates call."""
+
+
+def probe_of(policy: str) -> tuple[Probe, Gate]:
+    timed = policy == IF_SLOW
+    gate = (
+        TimedGate(nothing, nothing, nothing, nothing, nothing) if timed else Gate(nothing, nothing, nothing)
+    )
+    options = {"rate": 0.1, "threshold_ns": 1_000_000 if timed else None}
+    made = Probe("shop:f", "mine", policy, None, options)
+    made.prepare()
+    made.memory_delta_bytes = 0
+    made.add(gate)
+    gate.close()
+    return made, gate
+
+
+def call(probe: Probe, gate: Gate) -> None:
+    next(gate.ticks)
+    if isinstance(gate, TimedGate):
+        gate.total += 0.001
+
+
+def remember(probe: Probe, gate: Gate) -> None:
+    assert probe.memory_delta_bytes is not None
+    probe.memory_delta_bytes += 4_096
+    probe.memory_counts["blocks"] = probe.memory_counts.get("blocks", 0) + 3
+
+
+def counts_callee(probe: Probe, gate: Gate) -> None:
+    probe.callees["shop:g"] = probe.callees.get("shop:g", 0) + 1
+
+
+def add(name: str) -> Any:
+    def one(probe: Probe, gate: Gate) -> None:
+        setattr(probe, name, getattr(probe, name) + 1)
+
+    return one
+
+
+EVENTS: dict[str, Any] = {
+    "call": call,
+    "measured": lambda probe, gate: probe.record(1_234_567),
+    "skipped": lambda probe, gate: probe.skip("nested"),
+    "traced": lambda probe, gate: next(gate.traced),
+    "missed": lambda probe, gate: next(gate.missed),
+    "discarded": add("discarded"),
+    "slow": add("slow"),
+    "sample": add("samples"),
+    "looked": add("looked"),
+    "charge": lambda probe, gate: probe.charge(500),
+    "memory": remember,
+    "callee": counts_callee,
+    "weighed": lambda probe, gate: probe.weigh(3.0, 10),
+    "flush": None,
+}
+
+
+@pytest.mark.parametrize("policy", ["profile", IF_SLOW])
+@given(events=st.lists(st.sampled_from(sorted(EVENTS)), max_size=40))
+def test_deltas_add_up(policy: str, events: list[str]) -> None:
+    probe, gate = probe_of(policy)
+    told, deltas = Told(), []
+    durations: dict[int, int] = {}
+    for event in [*events, "flush"]:
+        if EVENTS[event] is not None:
+            EVENTS[event](probe, gate)
+            continue
+        durations = {
+            index: durations.get(index, 0) + probe.durations.get(index, 0)
+            for index in {*durations, *probe.durations}
+        }
+        delta = news(probe, told)
+        if delta is not None:
+            deltas.append(delta)
+    assert news(probe, told) is None
+    calls = sum(event in ("call", "traced", "missed") for event in events)
+    expected = {
+        "calls": calls,
+        "profiled": events.count("measured"),
+        "discarded": events.count("discarded"),
+        "slow": events.count("slow"),
+        "samples": events.count("sample"),
+        "total_ns": probe.time_ns,
+        "overhead_ns": probe.overhead_ns,
+        "memory_delta_bytes": 4_096 * events.count("memory"),
+    }
+    found = {name: sum(getattr(each, name) or 0 for each in deltas) for name in SUMS}
+    assert found == expected
+    whole = merged(deltas)
+    assert len(whole) <= 1
+    for each in whole:
+        skipped = {"nested": events.count("skipped"), "other_profiler": events.count("traced")}
+        assert each.skipped == {reason: count for reason, count in skipped.items() if count}
+        assert each.durations == durations
+        assert each.callees == ({"shop:g": events.count("callee")} if "callee" in events else {})
+        assert each.memory_counts == ({"blocks": 3 * events.count("memory")} if "memory" in events else {})
+        assert each.weighed.get("calls", 0) == 2 * events.count("weighed")
+
+
+def test_calls_alone_are_told_as_such() -> None:
+    probe, gate = probe_of("profile")
+    told = Told()
+    assert news(probe, told) is not None, "that memory is measured"
+    call(probe, gate)
+    delta = news(probe, told)
+    assert isinstance(delta, ProbeDelta) and delta.only_calls and delta.calls == 1
+    probe.record(5)
+    delta = news(probe, told)
+    assert delta is not None and not delta.only_calls and delta.profiled == 1
+    assert not merged([delta])[0].only_calls
+
+
+def test_the_mark_is_that_of_before_the_look() -> None:
+    """What is counted while the numbers are read is told the next time, not lost."""
+    probe, _ = probe_of("profile")
+    told = Told()
+
+    class Late(dict):  # type: ignore[type-arg]
+        def copy(self) -> Any:
+            probe.durations[7] = 1  # another thread's call ends
+            probe.profiled += 1
+            return dict(self)
+
+    probe.durations = Late({3: 1})
+    probe.profiled = 1
+    first, second = news(probe, told), news(probe, told)
+    assert first is not None and first.profiled == 1
+    assert second is not None and (second.profiled, second.durations) == (1, {7: 1})
+
+
+def test_a_gate_whose_count_falls_for_a_moment_is_told_once() -> None:
+    probe, gate = probe_of("profile")
+    told = Told()
+    for _ in range(5):
+        call(probe, gate)
+    assert news(probe, told).calls == 5  # type: ignore[union-attr]
+    gate.used -= 1  # `in_place` takes a tick back for an instant
+    assert news(probe, told) is None
+    gate.used += 1
+    call(probe, gate)
+    assert news(probe, told).calls == 1  # type: ignore[union-attr]
+    assert FOREVER > probe.calls == 6
