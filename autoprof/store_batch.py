@@ -43,13 +43,19 @@ class Ids:
             self._generation = generation
             self.forget()
 
-    def probe(self, connection: sqlite3.Connection, item: _Labelled) -> int:
-        """Return the id of a (target, rule, policy, strategy)."""
+    def probe(self, connection: sqlite3.Connection, item: _Labelled, keep: bool = True) -> int:
+        """Return the id of a (target, rule, policy, strategy).
+
+        Args:
+            keep: remember it; not for what is only named, as thousands of functions are that nobody calls.
+        """
         key = (item.target, item.rule, item.policy, item.strategy)
         known = self._probes.get(key)
         if known is None:
             columns = ("target", "rule", "policy", "strategy")
-            known = self._probes[key] = _row_id(connection, "probes", columns, tuple(map(store_text, key)))
+            known = _row_id(connection, "probes", columns, tuple(map(store_text, key)))
+            if keep:
+                self._probes[key] = known
         return known
 
     def name(self, connection: sqlite3.Connection, name: str) -> int:
@@ -140,7 +146,7 @@ class Batch:
         return (self._process, probe, *texts, item.created_ns, item.duration_ns, item.size_bytes)
 
     def _state(self, item: ProbeState) -> tuple[int | str, ...]:
-        probe = self._ids.probe(self._connection, item)
+        probe = self._ids.probe(self._connection, item, keep=False)
         return (self._process, probe, store_text(item.state), store_text(item.reason))
 
 

@@ -85,6 +85,25 @@ def test_artefacts_and_states(tmp_path: Path) -> None:
     assert [(item.target, item.state) for item in data.states] == [("a:f", "installed")]
 
 
+def test_some_states_are_changed_and_the_others_stay(tmp_path: Path) -> None:
+    made = writer(tmp_path)
+    names = [f"a:f{each}" for each in range(500)]
+    made.write([delta()], states=[_state(each, "waiting") for each in names], now_ns=NOW_NS)
+    assert made.stated
+    made.write([], states=[_state(names[7], "installed"), _state("a:new", "shed")], whole=False, now_ns=NOW_NS)
+    found = {each.target: each.state for each in reader(tmp_path).select().states}
+    assert found == {**dict.fromkeys(names, "waiting"), names[7]: "installed", "a:new": "shed"}
+    assert len(made._ids._probes) == 1, "who is only named takes no memory"
+    for each in tmp_path.glob("*.db"):
+        each.unlink()
+    made.write([delta()], states=[], whole=False, now_ns=NOW_NS)
+    assert not made.stated, "another file knows none of them"
+
+
+def _state(target: str, state: str) -> ProbeState:
+    return ProbeState(target, "r", "profile", "sample", state, "")
+
+
 def test_processes_of_a_run_are_summed_and_runs_told_apart(tmp_path: Path) -> None:
     for pid in (101, 102, 103):
         made = writer(tmp_path, "first", pid)
