@@ -49,14 +49,15 @@ def apply(installer: Installer, policy: Policy) -> list[Probe]:
 
     Other threads may import and call meanwhile: from the first line on imports go by the new policy.
     """
-    installer.dormant.allowed = False
+    dormant = installer.dormant
+    allowed, dormant.allowed = dormant.allowed, False
     try:
-        return _apply(installer, policy, Pace())
+        return _apply(installer, policy, Pace(), allowed)
     finally:
-        installer.dormant.allowed = True
+        dormant.allowed = allowed
 
 
-def _apply(installer: Installer, policy: Policy, pace: Pace) -> list[Probe]:
+def _apply(installer: Installer, policy: Policy, pace: Pace, may_rest: bool) -> list[Probe]:
     same_functions = _matches(installer.policy) == _matches(policy)
     old_policy = installer.policy
     dormant = installer.dormant
@@ -65,7 +66,7 @@ def _apply(installer: Installer, policy: Policy, pace: Pace) -> list[Probe]:
             dormant.wake(gate)
         pace.step()
     installer.begin_change(policy)
-    dormant.allowed = True
+    dormant.allowed = may_rest
     for gate in dormant.gates.copy():
         dormant.regrant(gate, policy)
         pace.step()
