@@ -9,6 +9,7 @@ from __future__ import annotations
 from autoprof import calls, strategies, turns
 from autoprof.clock import monotonic_ns
 from autoprof.policy import target_of
+from autoprof.primitives import allocate_lock
 from autoprof.probe import IF_SLOW, WAITING
 
 TYPE_CHECKING = False
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from autoprof.installer import Installer
     from autoprof.policy import Decision, Grant, Policy
     from autoprof.probe import Probe
+
+
+WAIT_S = 0.1
 
 
 class Resting:
@@ -50,7 +54,7 @@ class Dormant:
         self.paused: Callable[[], str] = str
         self._installer = installer
         self._shared: dict[tuple[int, ...], tuple[Grant, ...]] = {}
-        self._waking: set[Gate] = set()
+        self._making = allocate_lock()
         self._arrivals: list[Gate] = []
 
     def grants_of(self, decision: Decision) -> tuple[Grant, ...]:
@@ -92,26 +96,30 @@ class Dormant:
         for each in grants:
             self._installer.on_resting(target, each)
 
-    def wake(self, gate: Gate) -> None:
-        """Make the probes of a gate that rests; when another thread is at it, or it does not rest, do nothing."""
-        # Beware: first into `_waking`. A child that is forked in between finds it in one of the two.
-        self._waking.add(gate)
-        try:
-            self.gates.remove(gate)
-        except KeyError:
-            if not gate.grants:
-                self._waking.discard(gate)
+    def wake(self, gate: Gate, wait_s: float = 0.0) -> None:
+        """Make the probes of a gate that rests; while others are being made, do nothing: the next call comes again.
+
+        Args:
+            wait_s: how long to wait for that instead. Not in a call: a finalizer may make one on a thread that is at it.
+        """
+        if gate not in self.gates or not self._making.acquire(wait_s > 0.0, wait_s or -1.0):
             return
         try:
-            for each in self._probes_for(gate):
-                each.stand_from_birth(gate)
-            gate.begin = calls.first
-            gate.grants = ()
-        except BaseException:
-            self.gates.add(gate)
-            raise
+            if gate in self.gates:
+                self._make(gate)
         finally:
-            self._waking.discard(gate)
+            self._making.release()
+
+    def wake_surely(self, gate: Gate) -> None:
+        """Make the probes of a gate if it rests."""
+        self.wake(gate, WAIT_S)
+
+    def _make(self, gate: Gate) -> None:
+        for each in self._probes_for(gate):
+            each.stand_from_birth(gate)
+        gate.begin = calls.first
+        gate.grants = ()
+        self.gates.discard(gate)
 
     def _probes_for(self, gate: Gate) -> list[Probe]:
         if (
@@ -129,7 +137,7 @@ class Dormant:
         """Have a gate rest on by the policy that has come into force."""
         grants = self.grants_of(self.decide(gate, policy))
         if not grants:
-            self.wake(gate)
+            self.wake_surely(gate)
         elif gate.grants:
             gate.grants = grants
 
@@ -139,13 +147,13 @@ class Dormant:
     def wake_all(self) -> None:
         """Make the probes of all gates."""
         for each in self.gates.copy():
-            self.wake(each)
+            self.wake_surely(each)
 
     def wake_counted(self) -> None:
         """Make the probes of the gates that have counted calls nevertheless: under a debugger `begin` is not asked."""
         for each in self.gates.copy():
             if each.calls:
-                self.wake(each)
+                self.wake_surely(each)
 
     def minding_load(self) -> int:
         """Return how many probes would pause under load."""
@@ -157,13 +165,11 @@ class Dormant:
 
     def in_child(self) -> None:
         """Have a forked child make what another thread of the parent was about to make."""
-        self.gates |= {each for each in self._waking if each.grants}
-        self._waking.clear()
+        self._making = allocate_lock()
 
     def forget(self) -> None:
         """Let go of all gates: the session is over."""
         self.gates.clear()
-        self._waking.clear()
         self._shared = {}
         self._arrivals = []
 

@@ -218,15 +218,14 @@ class Installer:
         self.on_met(grant)
 
     def awaken(self, target: str, grant: Grant) -> Probe:
-        """Return the probe of a function that has rested; several threads may ask for it."""
+        """Return the probe of a function that has rested; one thread at a time asks."""
         made = self.made.get((target, grant.kind))
         if made is None:
             strategy = self._strategy(strategies.key_for(grant.kind, grant.options))
-            fresh = Probe(target, grant.rule.label, grant.kind, strategy, grant.options)
-            made = self.made.setdefault((target, grant.kind), fresh)
-            if made is fresh:
-                self._limit(made)
-                self.on_woken(made)
+            made = Probe(target, grant.rule.label, grant.kind, strategy, grant.options)
+            self._limit(made)
+            self.made[target, grant.kind] = made
+            self.on_woken(made)
         return made
 
     @property
@@ -350,7 +349,7 @@ class Installer:
         self.decorations.setdefault(target, {})[kind] = options
         gate = gate_of(inner.__code__) if isinstance(inner, FunctionType) else None
         if gate is not None:
-            self.dormant.wake(gate)
+            self.dormant.wake_surely(gate)
         decision = self.policy.decide(inner.__module__, inner.__qualname__) if self.policy else None
         if decision is not None and (decision.none or any(each.kind == kind for each in decision.grants)):
             if decision.none and not any(each.kind == kind for each in decision.grants):

@@ -63,7 +63,7 @@ def _apply(installer: Installer, policy: Policy, pace: Pace, may_rest: bool) -> 
     dormant = installer.dormant
     for gate in dormant.gates.copy():
         if dormant.decide(gate, policy).kinds != tuple([each.kind for each in gate.grants]):
-            dormant.wake(gate)
+            dormant.wake_surely(gate)
         pace.step()
     installer.begin_change(policy)
     dormant.allowed = may_rest

@@ -202,7 +202,7 @@ def test_threads_that_come_first_together_make_one_probe(start: Start) -> None:
     finally:
         sys.setswitchinterval(before)
     assert not guard.internal_errors
-    assert not installer().dormant.gates and not installer().dormant._waking
+    assert not installer().dormant.gates
     assert {loaded.probe(f"f{each}").calls for each in range(60)} == {120}
     assert all(len(each.gates) == 1 for each in installer().made.values())
     before_once_more = [loaded.probe(f"f{each}").profiled for each in range(60)]
@@ -272,11 +272,31 @@ def test_a_child_forked_in_the_middle_makes_what_the_parent_was_about_to_make(st
     loaded = start()
     gate = gate_of(loaded.f.__code__)
     assert gate is not None and session.current is not None
-    kept = installer().dormant
-    kept.gates.remove(gate)
-    kept._waking.add(gate)  # another thread of the parent is in `wake`
+    making = installer().dormant._making
+    making.acquire()  # another thread of the parent is in `wake`
+    assert loaded.f() == 1 and installer().made == {} and gate.calls == 1, (
+        "declined: the next call tries again"
+    )
     session.current.in_child()
     assert loaded.f() == 1 and loaded.probe("f").profiled == 1
+    making.release()
+
+
+def test_a_call_does_not_wait_for_the_making_of_another(start: Start) -> None:
+    """A finalizer that runs while probes are made, on the same thread, calls a function for the first time."""
+    loaded = start()
+    ran: list[int] = []
+    real = dormant.Dormant._probes_for
+
+    def probes_for(self: dormant.Dormant, gate: Gate) -> Any:
+        if gate.qualname == "g":
+            ran.append(loaded.f(9))
+        return real(self, gate)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dormant.Dormant, "_probes_for", probes_for)
+        assert loaded.g() == 2 and ran == [9]
+    assert loaded.probe("f").calls == 2 and loaded.probe("g").profiled == 1
 
 
 def test_the_gates_of_dropped_modules_are_kept_with_their_counts_alone(start: Start) -> None:
