@@ -100,7 +100,7 @@ class Dormant:
         """Make the probes of a gate that rests; while others are being made, do nothing: the next call comes again.
 
         Args:
-            wait_s: how long to wait for that instead. Not in a call: a finalizer may make one on a thread that is at it.
+            wait_s: how long to wait for that instead. Not in a call: a finalizer may make one where probes are made.
         """
         if gate not in self.gates or not self._making.acquire(wait_s > 0.0, wait_s or -1.0):
             return
