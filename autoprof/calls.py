@@ -174,10 +174,11 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
     """
     if next(gate_.ticks, False) is not False:
         return overtaken(gate_)
-    ident = strand_ident()
+    ident = 0
     probes = gate_.probes
     call: Flight | None = None
     try:
+        ident = strand_ident()
         entered_ns = monotonic_ns()
         if len(probes) != 1:
             probes = _chosen(gate_, probes)
