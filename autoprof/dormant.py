@@ -39,6 +39,10 @@ class Resting:
         self.reason = reason
 
 
+def _place(gate: Gate) -> tuple[str, str]:
+    return gate.module, gate.qualname
+
+
 class Dormant:
     """The gates of one installer that have no probes yet.
 
@@ -191,7 +195,7 @@ class Dormant:
         """Yield what the probes of gates, or of all, would be: each target and policy once, without those made."""
         seen: set[tuple[str, str]] = set()
         installer = self._installer
-        for gate in self.gates.copy() if gates is None else gates:
+        for gate in sorted(self.gates.copy() if gates is None else gates, key=_place):
             target = self._target_of(gate)
             for each in gate.grants:
                 key = target, each.kind

@@ -24,7 +24,7 @@ import sys
 def show():
     import autoprof
     from autoprof import session
-    print([(each.target, each.calls, each.profiled) for each in autoprof.status()], session.current is not None)
+    print(sorted((each.target, each.calls, each.profiled) for each in autoprof.status()), session.current is not None)
 def hooks():
     return [each for each in sys.meta_path if type(each).__module__ == "autoprof.importhook"]
 """
@@ -64,7 +64,7 @@ show()
     assert run(program).splitlines() == [
         "[] False",
         "[('wares:small', 2, 2)] True",
-        "[('wares:small', 2, 2), ('goods:large', 1, 1)] True",
+        "[('goods:large', 1, 1), ('wares:small', 2, 2)] True",
     ]
 
 
@@ -168,7 +168,7 @@ import goods
 assert wares.small() == 1 and len(hooks()) == 1
 show()
 """
-    assert run(program).splitlines() == ["[] False", "[('wares:small', 1, 1), ('goods:large', 1, 1)] True"]
+    assert run(program).splitlines() == ["[] False", "[('goods:large', 1, 1), ('wares:small', 1, 1)] True"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
