@@ -6,8 +6,11 @@ else that autoprof keeps of a function.
 
 from __future__ import annotations
 
+from itertools import repeat
+
 from autoprof import calls, strategies, turns
 from autoprof.clock import monotonic_ns
+from autoprof.gate import FOREVER
 from autoprof.policy import target_of
 from autoprof.primitives import allocate_lock
 from autoprof.probe import IF_SLOW, WAITING
@@ -94,6 +97,7 @@ class Dormant:
         """Let a gate wait for its first call."""
         gate.grants = grants
         gate.begin = calls.waken
+        gate.missed = gate.traced
         self._arrivals.append(gate)
         gate.scale = 0.0  # calls that come while another thread makes the probes leave it open
         self.gates.add(gate)
@@ -121,6 +125,8 @@ class Dormant:
     def _make(self, gate: Gate) -> None:
         for each in self._probes_for(gate):
             each.stand_from_birth(gate)
+        if gate.missed is gate.traced:
+            gate.missed = repeat(True, FOREVER)
         gate.begin = calls.first
         gate.grants = ()
         self.gates.discard(gate)
