@@ -46,19 +46,29 @@ def calibrate(installer: Installer) -> None:
     guard.suppressed.discard(ident)  # else our own thread is not measured
     try:
         bare_ns = _cheapest(_copy(), _OPENED)
-        probe, opened = _opened(installer.backend == "splice")
+        probe, gate, opened = _opened(installer.backend == "splice")
         opened_ns = _cheapest(opened, _OPENED) - bare_ns
+        _part(probe, gate)
         if probe.profiled < _OPENED * _BATCHES:  # somebody else's tracer was in the way
             return
         if _LEAST_NS < opened_ns < _MOST * prices.open_ns:
             prices.open_ns = min(opened_ns, prices.open_ns) if again else opened_ns
             prices.skip_ns = 0.4 * prices.open_ns
         if installer.backend == "splice":
-            timed_ns = _cheapest(_timed(), _TIMED) - _cheapest(_copy(), _TIMED)
+            probe, gate, timed = _timed()
+            timed_ns = _cheapest(timed, _TIMED) - _cheapest(_copy(), _TIMED)
+            _part(probe, gate)
             if 0.0 < timed_ns < _MOST * prices.stopwatch_ns:
                 prices.stopwatch_ns = min(timed_ns, prices.stopwatch_ns) if again else timed_ns
     finally:
         guard.suppressed.add(ident)
+
+
+def _part(probe: Probe, gate: Gate) -> None:
+    """Leave no cycle behind: an application may look at what its garbage collector finds."""
+    probe.gates, gate.probes = (), ()
+    if isinstance(gate, TimedGate):
+        gate.timer = None
 
 
 def _copy() -> Any:
@@ -84,23 +94,23 @@ def _private_probe(kind: str, options: dict[str, Any]) -> Probe:
     return probe
 
 
-def _opened(spliced: bool) -> tuple[Probe, Any]:
+def _opened(spliced: bool) -> tuple[Probe, Gate, Any]:
     gate = Gate(calls.begin, ends.finish, ends.unwind)
     probe = _private_probe("profile", {"rate": 1.0})
     function = _behind(gate, spliced)
     probe.add(gate)
     gate.retune(1.0)
-    return probe, function
+    return probe, gate, function
 
 
-def _timed() -> Any:
+def _timed() -> tuple[Probe, Gate, Any]:
     gate = TimedGate(calls.begin, ends.finish, ends.unwind, stopwatch.slow, stopwatch.slow_raised)
     probe = _private_probe(IF_SLOW, {"rate": 1.0, "threshold_ns": 10**18})
     function = _behind(gate, True)
     probe.add(gate)
     gate.close()
     gate.time_calls(True)
-    return function
+    return probe, gate, function
 
 
 def _behind(gate: Gate, spliced: bool) -> Any:
