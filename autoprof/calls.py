@@ -138,7 +138,7 @@ def nobody(gate_: Gate) -> None:
 on_first_call: Callable[[Gate], None] = nobody
 """Set by the session: finds the gate's owner and starts the writer."""
 
-on_waken: Callable[[Gate], None] = nobody
+on_waken: Callable[[Gate], object] = nobody
 """Set by the session: makes the probes of a gate that has rested, and has it begin with `first`."""
 
 

@@ -17,7 +17,7 @@ from autoprof.probe import IF_SLOW, WAITING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from autoprof.gate import Gate
     from autoprof.installer import Installer
@@ -104,23 +104,31 @@ class Dormant:
         for each in grants:
             self._installer.on_resting(target, each)
 
-    def wake(self, gate: Gate, wait_s: float = 0.0) -> None:
+    def wake(self, gate: Gate, wait_s: float = 0.0) -> bool:
         """Make the probes of a gate that rests; while others are being made, do nothing: the next call comes again.
 
         Args:
             wait_s: how long to wait for that instead. Not in a call: a finalizer may make one where probes are made.
+
+        Returns:
+            False when others are being made: by another thread, or by this one beneath a signal handler.
         """
-        if gate not in self.gates or not self._making.acquire(wait_s > 0.0, wait_s or -1.0):
-            return
+        if gate not in self.gates:
+            return True
+        if not self._making.acquire(wait_s > 0.0, wait_s or -1.0):
+            return False
         try:
             if gate in self.gates:
                 self._make(gate)
         finally:
             self._making.release()
+        return True
 
-    def wake_surely(self, gate: Gate) -> None:
-        """Make the probes of a gate if it rests."""
-        self.wake(gate, WAIT_S)
+    def wake_surely(self, gates: Iterable[Gate]) -> None:
+        """Make the probes of those that rest; waits once at most: what it waits for may be this thread's."""
+        for each in gates:
+            if not self.wake(each, WAIT_S):
+                return
 
     def _make(self, gate: Gate) -> None:
         for each in self._probes_for(gate):
@@ -143,27 +151,27 @@ class Dormant:
         """Return what a policy says of the function of a gate."""
         return policy.decide(gate.module, gate.qualname, self._installer.aliases.get(gate.module, ()))
 
-    def regrant(self, gate: Gate, policy: Policy) -> None:
-        """Have a gate rest on by the policy that has come into force."""
+    def changes(self, gate: Gate, policy: Policy) -> bool:
+        """Tell whether another policy puts other kinds of probes on the function of a gate."""
+        return self.decide(gate, policy).kinds != tuple([each.kind for each in gate.grants])
+
+    def regrant(self, gate: Gate, policy: Policy) -> bool:
+        """Have a gate rest on by the policy that has come into force; False when its probes must be made."""
         grants = self.grants_of(self.decide(gate, policy))
-        if not grants:
-            self.wake_surely(gate)
-        elif gate.grants:
+        if grants and gate.grants:
             gate.grants = grants
+        return bool(grants)
 
     def _target_of(self, gate: Gate) -> str:
         return target_of(gate.module, gate.qualname, self._installer.aliases.get(gate.module, ()))
 
     def wake_all(self) -> None:
         """Make the probes of all gates."""
-        for each in self.gates.copy():
-            self.wake_surely(each)
+        self.wake_surely(self.gates.copy())
 
     def wake_counted(self) -> None:
         """Make the probes of the gates that have counted calls nevertheless: under a debugger `begin` is not asked."""
-        for each in self.gates.copy():
-            if each.calls:
-                self.wake_surely(each)
+        self.wake_surely([each for each in self.gates.copy() if each.calls])
 
     def minding_load(self) -> int:
         """Return how many probes would pause under load."""

@@ -349,7 +349,7 @@ class Installer:
         self.decorations.setdefault(target, {})[kind] = options
         gate = gate_of(inner.__code__) if isinstance(inner, FunctionType) else None
         if gate is not None:
-            self.dormant.wake_surely(gate)
+            self.dormant.wake_surely((gate,))
         decision = self.policy.decide(inner.__module__, inner.__qualname__) if self.policy else None
         if decision is not None and (decision.none or any(each.kind == kind for each in decision.grants)):
             if decision.none and not any(each.kind == kind for each in decision.grants):

@@ -123,7 +123,7 @@ def splice_function(installer: Installer, function: FunctionType, granted: Itera
     code = current_code(function)
     gate = gate_of(code)
     if gate is not None:
-        installer.dormant.wake_surely(gate)
+        installer.dormant.wake_surely((gate,))
     before = gate
     if (
         gate is not None

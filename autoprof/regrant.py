@@ -17,7 +17,7 @@ from autoprof.rewrite.tree import is_function
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from autoprof.installer import Installer
@@ -43,6 +43,13 @@ class Pace:
             nap(REST_S)
             self._since = monotonic()
 
+    def over(self, gates: Iterable[Gate], wanted: Callable[[Gate], bool]) -> Iterator[Gate]:
+        """Yield the gates that are wanted, at this pace."""
+        for each in gates:
+            if wanted(each):
+                yield each
+            self.step()
+
 
 def apply(installer: Installer, policy: Policy) -> list[Probe]:
     """Change what is installed into what `policy` grants; return the probes that are gone.
@@ -61,15 +68,10 @@ def _apply(installer: Installer, policy: Policy, pace: Pace, may_rest: bool) -> 
     same_functions = _matches(installer.policy) == _matches(policy)
     old_policy = installer.policy
     dormant = installer.dormant
-    for gate in dormant.gates.copy():
-        if dormant.decide(gate, policy).kinds != tuple([each.kind for each in gate.grants]):
-            dormant.wake_surely(gate)
-        pace.step()
+    dormant.wake_surely(pace.over(dormant.gates.copy(), lambda gate: dormant.changes(gate, policy)))
     installer.begin_change(policy)
     dormant.allowed = may_rest
-    for gate in dormant.gates.copy():
-        dormant.regrant(gate, policy)
-        pace.step()
+    dormant.wake_surely(pace.over(dormant.gates.copy(), lambda gate: not dormant.regrant(gate, policy)))
     gates = installer.known_gates()
     for each in gates:
         _regrant(installer, each)

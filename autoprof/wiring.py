@@ -306,12 +306,12 @@ class Session:
 
         marking.uninstall()
         compiled.restore()
-        for gate in self.installer.all_gates():
+        all_gates = self.installer.all_gates()
+        for gate in all_gates:
             gate.close()
             gate.begin = live.declines
-        known = {id(gate) for gate in self.installer.all_gates()}
-        if known and self.installer.backend == SPLICE:
-            modules = {gate.module for gate in self.installer.all_gates()} | {"__main__", "__mp_main__"}
+        if all_gates and self.installer.backend == SPLICE:
+            modules = {gate.module for gate in all_gates} | {"__main__", "__mp_main__"}
             live.restore(living.functions_of(lambda name: name in modules or self.installer.covers(name)))
         self.installer.dormant.forget()
         live.forget()

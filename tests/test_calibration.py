@@ -26,6 +26,7 @@ def test_it_leaves_nothing_to_the_garbage_collector(mechanism: str, tmp_path: Pa
     try:
         loaded.f(1)
         assert session.current is not None
+        costs.prices.forget()  # other tests of this process have had their rounds
         recorder.idle = False
         calibration.calibrate(session.current.installer)  # imports, once
         gc.collect()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType
@@ -282,6 +283,29 @@ def test_a_child_forked_in_the_middle_makes_what_the_parent_was_about_to_make(st
     making.release()
 
 
+def test_an_edit_out_of_a_signal_handler_that_struck_while_probes_are_made(
+    start: Start, tmp_path: Path
+) -> None:
+    """The making is this very thread's: it is waited for once, not once a function, and the edit is in force."""
+    loaded = start("".join(f"def f{each}():\n    return {each}\n" for each in range(60)))
+    policy = mechanisms.policy(loaded.name, str(tmp_path / "out"))
+    policy["rules"][0]["rate"] = 0.0
+    making = installer().dormant._making
+    making.acquire()
+    began_s = time.monotonic()
+    try:
+        session.start(
+            policy | {"rules": [*policy["rules"], policy["rules"][0] | {"policy": "profile_memory"}]}
+        )
+        assert len(autoprof.status()) >= 60
+    finally:
+        making.release()
+    assert time.monotonic() - began_s < 5.0, "60 functions, a tenth of a second each"
+    assert [loaded.f0(), loaded.f59()] == [0, 59]
+    kinds = {kind for target, kind in installer().made if target.endswith(":f59")}
+    assert kinds == {"profile", "profile_memory"} and loaded.probe("f59").profiled == 0
+
+
 def test_a_call_does_not_wait_for_the_making_of_another(start: Start) -> None:
     """A finalizer that runs while probes are made, on the same thread, calls a function for the first time."""
     loaded = start()
@@ -362,7 +386,6 @@ def test_unsplice_refuses_what_is_not_of_that_gate() -> None:
         unsplice(f.__code__.replace(co_consts=spliced.co_consts, co_names=spliced.co_names), gate, 3)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_forked_children_wake_on_their_own(tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text("def f(): return 1\n")
     program = """

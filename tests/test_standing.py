@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +14,9 @@ from autoprof import config, session
 from autoprof.standing import UNMATCHED_AFTER_NS, Standing
 from autoprof.store import StoreReader
 from tests import mechanisms
+
+if TYPE_CHECKING:
+    from autoprof.wiring import Session
 
 POLICY = """\
 version: 1
@@ -51,43 +56,48 @@ def test_only_a_rule_that_could_match_is_waited_for(caplog: pytest.LogCaptureFix
 SOURCE = "def f(x): return x\ndef g(x): return x\ndef h(x): return x\n"
 
 
-def test_only_what_has_changed_is_told_again(tmp_path: Path, no_flushes: None) -> None:
+@pytest.fixture
+def subject(tmp_path: Path, no_flushes: None) -> Iterator[mechanisms.Loaded]:
     name = "subject_standing"
-    loaded = mechanisms.Loaded(
-        mechanisms.spliced_at_import(SOURCE, name, mechanisms.policy(name, str(tmp_path / "out")))
-    )
-    try:
-        assert session.current is not None
-        flusher, news = session.current.flusher, session.current.flusher.states
-        loaded.f(1)
-        states, whole = news(False) or ([], False)
-        assert whole and {(each.target, each.reason) for each in states} == {
-            (f"{name}:f", ""),
-            (f"{name}:g", "waiting for its first call"),
-            (f"{name}:h", "waiting for its first call"),
-        }
-        assert news(False) is None
-        loaded.g(1)
-        states, whole = news(False) or ([], True)
-        assert not whole and [(each.target, each.reason) for each in states] == [(f"{name}:g", "")]
-        states, whole = news(True) or ([], False)
-        assert whole and len(states) == 3, "for another file"
-        exec(session.current.installer.rewrite_code(compile("def later(): pass", "/x", "exec"), name), {})
-        states, whole = news(False) or ([], True)
-        assert not whole and [each.target for each in states] == [f"{name}:later"]
+    policy = mechanisms.policy(name, str(tmp_path / "out"))
+    yield mechanisms.Loaded(mechanisms.spliced_at_import(SOURCE, name, policy))
+    session.stop()
+    sys.modules.pop(name, None)
 
-        flusher.flush()
-        loaded.h(1)
-        flusher.flush()
-        assert stored(tmp_path) == {"f": "", "g": "", "h": "", "later": "waiting for its first call"}
-        session.current.governor.reason = "paused by load: a test"
-        session.current.installer.made[f"{name}:f", "profile"].paused = "paused by load: a test"
-        loaded.g(1)
-        flusher.flush()
-        assert stored(tmp_path)["later"] == stored(tmp_path)["f"] == "paused by load: a test"
-    finally:
-        session.stop()
-        sys.modules.pop(name, None)
+
+def in_force() -> Session:
+    assert session.current is not None
+    return session.current
+
+
+def test_only_what_has_changed_is_told_again(subject: mechanisms.Loaded, tmp_path: Path) -> None:
+    name, flusher, news = subject.name, in_force().flusher, in_force().flusher.states
+    subject.f(1)
+    states, whole = news(False) or ([], False)
+    assert whole and {(each.target, each.reason) for each in states} == {
+        (f"{name}:f", ""),
+        (f"{name}:g", "waiting for its first call"),
+        (f"{name}:h", "waiting for its first call"),
+    }
+    assert news(False) is None
+    subject.g(1)
+    states, whole = news(False) or ([], True)
+    assert not whole and [(each.target, each.reason) for each in states] == [(f"{name}:g", "")]
+    states, whole = news(True) or ([], False)
+    assert whole and len(states) == 3, "for another file"
+    exec(in_force().installer.rewrite_code(compile("def later(): pass", "/x", "exec"), name), {})
+    states, whole = news(False) or ([], True)
+    assert not whole and [each.target for each in states] == [f"{name}:later"]
+
+    flusher.flush()
+    subject.h(1)
+    flusher.flush()
+    assert stored(tmp_path) == {"f": "", "g": "", "h": "", "later": "waiting for its first call"}
+    in_force().governor.reason = "paused by load: a test"
+    in_force().installer.made[f"{name}:f", "profile"].paused = "paused by load: a test"
+    subject.g(1)
+    flusher.flush()
+    assert stored(tmp_path)["later"] == stored(tmp_path)["f"] == "paused by load: a test"
 
 
 def stored(tmp_path: Path) -> dict[str, str]:
@@ -95,29 +105,22 @@ def stored(tmp_path: Path) -> dict[str, str]:
     return {each.target.partition(":")[2]: each.reason for each in data.states}
 
 
-def test_states_that_could_not_be_written_are_written_later(tmp_path: Path, no_flushes: None) -> None:
-    name = "subject_standing"
-    loaded = mechanisms.Loaded(
-        mechanisms.spliced_at_import(SOURCE, name, mechanisms.policy(name, str(tmp_path / "out")))
-    )
-    try:
-        assert session.current is not None
-        flusher = session.current.flusher
-        (tmp_path / "out").write_text("in the way")
-        loaded.f(1)
+def test_states_that_could_not_be_written_are_written_later(
+    subject: mechanisms.Loaded, tmp_path: Path
+) -> None:
+    flusher = in_force().flusher
+    (tmp_path / "out").write_text("in the way")
+    subject.f(1)
+    flusher.flush()
+    assert flusher.last_error
+    (tmp_path / "out").unlink()
+    flusher._retry_ns = 0
+    subject.f(1)
+    flusher.flush()
+    assert not flusher.last_error and set(stored(tmp_path)) == {"f", "g", "h"}
+    for each in (tmp_path / "out").iterdir():
+        each.unlink()
+    for _ in range(2):  # the first write finds that the file is another
+        subject.f(1)
         flusher.flush()
-        assert flusher.last_error
-        (tmp_path / "out").unlink()
-        flusher._retry_ns = 0
-        loaded.f(1)
-        flusher.flush()
-        assert not flusher.last_error and set(stored(tmp_path)) == {"f", "g", "h"}
-        for each in (tmp_path / "out").iterdir():
-            each.unlink()
-        for _ in range(2):  # the first write finds that the file is another
-            loaded.f(1)
-            flusher.flush()
-        assert set(stored(tmp_path)) == {"f", "g", "h"}
-    finally:
-        session.stop()
-        sys.modules.pop(name, None)
+    assert set(stored(tmp_path)) == {"f", "g", "h"}
