@@ -36,7 +36,8 @@ def news(probe: Probe, told: Told) -> ProbeDelta | None:
     """Return a probe's counts since the last time as a ProbeDelta, None when there are none; remember them."""
     mark = probe.mark()
     calls = probe.calls
-    untouched = mark == told.mark and not (probe.durations or probe.callees or probe.memory_counts)
+    taken_each_time = probe.durations or probe.callees or probe.memory_counts or probe.weighed_calls
+    untouched = mark == told.mark and not taken_each_time
     if untouched and probe.policy != IF_SLOW:  # whose calls are timed without a mark
         if calls <= told.calls:
             return None

@@ -232,10 +232,10 @@ class Probe(Spending):
         self.started_calls, self._declined_before, self._timed_before_s = -calls, -declined, -timed_s
 
     def mark(self) -> tuple[object, ...]:
-        """Return what changes with whatever is counted of a call that no closed gate has let through, tables aside."""
+        """Return what changes with whatever is counted of an open call and is not taken at each look."""
         return (
             self.profiled, self.discarded, self.slow, self.samples, self.looked, self.total_ns, self.max_ns,
-            self.measured_ns, self.memory_delta_bytes, self.weighed_calls, self.skips,
+            self.measured_ns, self.memory_delta_bytes, self.skips,
         )  # fmt: skip
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from autoprof.collecting import Told, merged, news
@@ -78,6 +78,7 @@ EVENTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("policy", ["profile", IF_SLOW])
 @given(events=st.lists(st.sampled_from(sorted(EVENTS)), max_size=40))
+@example(events=["weighed", "flush", "weighed"])
 def test_deltas_add_up(policy: str, events: list[str]) -> None:
     probe, gate = probe_of(policy)
     told, deltas = Told(), []
