@@ -116,6 +116,7 @@ class Budget:
             each.opened_ns + each.stopwatch_ns for each in self._active()
         )
         self._cost_ns = 0
+        self._open_ns = prices.open_ns
         self._loan_ns = 0.0
         purse.open()
         gate.timed_at_most = gate.FOREVER
@@ -193,9 +194,10 @@ class Budget:
             opened_ns = each.opened_ns
             opened = each.concluded + each.skips
             account.note(each.calls, opened, opened_ns, span_s)
+            each.settle()
             if each.price_ns:
-                each.price_ns = prices.open_ns
                 spent_ns += opened_ns + each.stopwatch_ns
+        self._reprice()
         sampler_ns, writer_ns = recorder.busy_ns, self._busy_ns()
         background_ns = sampler_ns + writer_ns
         if not self._loan_ns and writer_ns > self._writer_started_ns:
@@ -223,6 +225,18 @@ class Budget:
         # Also in debt: the factors are set for this room, and the purse is for what they did not foresee.
         purse.left_ns = max(self._level_ns, 2.0 * room_ns)
         return room_ns
+
+    def _reprice(self) -> None:
+        """Have the calls from here on cost what the latest have taken."""
+        before_ns = self._open_ns
+        prices.follow()
+        self._open_ns = prices.open_ns
+        if self._open_ns == before_ns:
+            return
+        for each, account in self.accounts.items():
+            account.price_ns += self._open_ns - before_ns
+            if each.price_ns:
+                each.price_ns = self._open_ns
 
     def _allot(self, room_ns: float, now_ns: int) -> None:
         demands = {

@@ -11,7 +11,7 @@ import weakref
 from types import FunctionType
 
 from autoprof import calls, clock, ends, guard, stopwatch
-from autoprof.costs import prices
+from autoprof.costs import FEWEST, prices, spans
 from autoprof.gate import Gate, TimedGate
 from autoprof.primitives import get_ident
 from autoprof.probe import IF_SLOW, Probe
@@ -19,7 +19,7 @@ from autoprof.sampler import recorder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from autoprof.installer import Installer
@@ -47,13 +47,20 @@ def calibrate(installer: Installer) -> None:
     try:
         bare_ns = _cheapest(_copy(), _OPENED)
         probe, gate, opened = _opened(installer.backend == "splice")
+        before = spans.copy()
+        spans.clear()
         opened_ns = _cheapest(opened, _OPENED) - bare_ns
+        span_ns = _usual(spans.copy())
+        spans.clear()
+        spans.extend(before)
         _part(probe, gate)
         if probe.profiled < _OPENED * _BATCHES:  # somebody else's tracer was in the way
             return
-        if _LEAST_NS < opened_ns < _MOST * prices.open_ns:
-            prices.open_ns = min(opened_ns, prices.open_ns) if again else opened_ns
-            prices.skip_ns = 0.4 * prices.open_ns
+        if _LEAST_NS < opened_ns < _MOST * prices.warm_ns:
+            prices.warm_ns = min(opened_ns, prices.warm_ns) if again else opened_ns
+            prices.warm_span_ns = min(span_ns, prices.warm_span_ns or span_ns)
+            if not again:
+                prices.charge(opened_ns)
         if installer.backend == "splice":
             probe, gate, timed = _timed()
             timed_ns = _cheapest(timed, _TIMED) - _cheapest(_copy(), _TIMED)
@@ -69,6 +76,12 @@ def _part(probe: Probe, gate: Gate) -> None:
     probe.gates, gate.probes = (), ()
     if isinstance(gate, TimedGate):
         gate.timer = None
+
+
+def _usual(taken: Iterable[int]) -> float:
+    """Return what a span takes when nothing comes in between; 0 when there are too few to tell."""
+    ordered = sorted(taken)
+    return float(ordered[len(ordered) // 4]) if len(ordered) >= FEWEST else 0.0
 
 
 def _copy() -> Any:

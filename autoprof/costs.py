@@ -1,17 +1,45 @@
 """What profiling costs: the prices of what is done too often to be timed each time, and what is left to spend.
 
 Reading the processor time of a thread takes 300 ns, a tenth of a sampled call, and the wall clock also counts the
-time in which others have the GIL. So calls are counted, which costs nothing, and multiplied by a price that
-`calibration` measures once in a process. What a strategy or a receiver does is of every length, so that is timed.
+time in which others have the GIL. So calls are counted, which costs nothing, and multiplied by a price. What a
+strategy or a receiver does is of every length, so that is timed.
+
+`calibration` measures it once in a process, in a loop, where all that a sampled call needs is in the processor's
+caches. Between the application's own calls it is not, and the same steps take several times as long. So of one call in
+eight the parts with a clock at both ends are timed (its `span`), and the price follows what they take beyond their
+time in the loop.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from math import inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+NOT_LOOKED_AT = 0x700
+"""Bits of the nanoseconds at a call's end, as random as dice: of calls that have none of them set, a span is kept."""
+
+SPANS, FEWEST = 128, 8
+
+WORTH = 0.05
+"""A price nearer to the old one than this leaves it."""
+
+SKIPPED = 0.4
+"""What a call that is not measured costs, as a share of one that is."""
+
+BEYOND = 2.0
+"""What a sampled call costs beyond one in a loop, in what its span takes beyond one in a loop.
+
+More than 1: what has no clock around it is slow for the same reason, and so is the application after it: the call has
+driven its lines out of the caches.
+"""
+
+spans: deque[int] = deque(maxlen=SPANS)
+"""Nanoseconds that the timed parts of sampled calls took, the latest ones."""
 
 
 class Prices:
@@ -22,17 +50,38 @@ class Prices:
         skip_ns: one call that found its gate open and is not measured.
         stopwatch_ns: one call that is timed in its own frame (`profile_if_slow`).
         rounds: how often they were measured here; 0 while these are the usual figures.
+        warm_ns, warm_span_ns: of a sampled call in a loop: what it costs, and the part of it that `spans` has.
     """
 
-    __slots__ = ("open_ns", "rounds", "skip_ns", "stopwatch_ns")
+    __slots__ = ("open_ns", "rounds", "skip_ns", "stopwatch_ns", "warm_ns", "warm_span_ns")
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
         """Go back to the usual figures."""
-        self.open_ns, self.skip_ns, self.stopwatch_ns = 3_000.0, 1_200.0, 150.0
+        self.stopwatch_ns = 150.0
         self.rounds = 0
+        self.warm_span_ns = 0.0
+        self.warm_ns = 3_000.0
+        self.charge(self.warm_ns)
+        spans.clear()
+
+    def charge(self, open_ns: float) -> None:
+        """Take so much for a sampled call from now on."""
+        self.open_ns = open_ns
+        self.skip_ns = SKIPPED * open_ns
+
+    def follow(self) -> None:
+        """Set the prices by what sampled calls have taken lately among those of the application."""
+        taken = sorted(spans.copy())
+        open_ns = self.warm_ns
+        if self.warm_span_ns and len(taken) >= FEWEST:
+            # The longest are those in which others had the GIL or the core.
+            whole = taken[: -(len(taken) // 8)]
+            open_ns += max(sum(whole) / len(whole) - self.warm_span_ns, 0.0) * BEYOND
+        if abs(open_ns - self.open_ns) > WORTH * self.open_ns:
+            self.charge(open_ns)
 
 
 class Purse:

@@ -11,6 +11,7 @@ from sys import _getframe, modules
 
 from autoprof import flight, gate, guard, loops, telling
 from autoprof.clock import monotonic_ns
+from autoprof.costs import NOT_LOOKED_AT, spans
 from autoprof.flight import Flight, afloat, drop
 from autoprof.frames import frame_of
 from autoprof.primitives import interrupt_main, start_new_thread
@@ -158,6 +159,8 @@ def conclude(call: Flight, ended_ns: int, result: str | None, error: BaseExcepti
             timed |= telling.send_end(call.samples, each, duration_ns, result, error, extra.get(each) or {})
     if timed:
         call.probes[0].charge(monotonic_ns() - ended_ns)
+    elif not ended_ns & NOT_LOOKED_AT:
+        spans.append(call.started_ns - call.entered_ns + monotonic_ns() - ended_ns)
 
 
 def _write_slow_down(

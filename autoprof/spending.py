@@ -15,6 +15,7 @@ class Spending:
     Attributes:
         thinning: factor of the rate that the budget leaves: 1.0 = as asked, 0.0 = shed.
         price_ns: what the purse is charged for an opened call; 0 for a probe that the budget leaves alone.
+        settled_ns: what those calls have cost that earlier prices hold for, `settled_concluded` and `settled_skips`.
         concluded: opened calls that were measured to their end.
         looked: the same under `profile_if_slow`, where most of them were not slow.
         measured_ns: what strategies, receivers and slow calls have taken, timed each time.
@@ -27,6 +28,9 @@ class Spending:
         "looked",
         "measured_ns",
         "price_ns",
+        "settled_concluded",
+        "settled_ns",
+        "settled_skips",
         "thinning",
         "timed_calls",
         "timed_from",
@@ -51,6 +55,8 @@ class Spending:
     def clear(self) -> None:
         """Count from zero."""
         self.measured_ns = self.looked = self.timed_calls = 0
+        self.settled_ns = 0.0
+        self.settled_concluded = self.settled_skips = 0
         self.weighed_calls = self.weighed_ns = 0.0
         self.timed_from = sum(each.calls for each in self.gates if each.timer is self)
 
@@ -64,7 +70,17 @@ class Spending:
     @property
     def opened_ns(self) -> float:
         """What opened gates have cost."""
-        return self.measured_ns + self.concluded * prices.open_ns + self.skips * prices.skip_ns
+        return self.measured_ns + self.settled_ns + self._unsettled_ns(self.concluded, self.skips)
+
+    def _unsettled_ns(self, concluded: int, skips: int) -> float:
+        opened_ns = (concluded - self.settled_concluded) * prices.open_ns
+        return opened_ns + (skips - self.settled_skips) * prices.skip_ns
+
+    def settle(self) -> None:
+        """Have what was opened so far cost what it costs now: a price that changes is for later calls."""
+        concluded, skips = self.concluded, self.skips
+        self.settled_ns += self._unsettled_ns(concluded, skips)
+        self.settled_concluded, self.settled_skips = concluded, skips
 
     @property
     def overhead_ns(self) -> int:

@@ -176,6 +176,9 @@ class SimulatedProbe:
     def opened_ns(self) -> float:
         return self.concluded * self.true_price_ns
 
+    def settle(self) -> None:
+        """Its price stays the same."""
+
     def rate_at(self, _: object) -> float:
         return self.rate * self.thinning
 

@@ -1,0 +1,176 @@
+"""What a sampled call is charged with: its price follows what calls take where the application makes them."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoprof import calibration, costs, session, testing, wiring
+from autoprof.costs import prices, spans
+from tests import mechanisms
+from tests.mechanisms import Loaded
+
+SOURCE = "def f(x=1, *, act=None):\n    if act: act()\n    return x\n"
+
+
+@pytest.fixture(autouse=True)
+def known_prices() -> Iterator[None]:
+    costs.prices.forget()
+    yield
+    costs.prices.forget()
+
+
+def warm(open_ns: float = 3_000.0, span_ns: float = 2_000.0) -> None:
+    """Have been calibrated."""
+    prices.warm_ns, prices.warm_span_ns = open_ns, span_ns
+    prices.charge(open_ns)
+
+
+@pytest.fixture(params=["spliced_at_import", "decorated_at_import"])
+def loaded(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_flushes: None
+) -> Iterator[Callable[..., Loaded]]:
+    monkeypatch.setattr(wiring.Session, "_reckon", lambda self: None)
+    before = mechanisms.policy
+
+    def policy(*arguments: Any, **options: Any) -> dict[str, Any]:
+        made = before(*arguments, **options)
+        made["budget"] = "1%"
+        return made
+
+    monkeypatch.setattr(mechanisms, "policy", policy)
+    for load in mechanisms.loads(tmp_path):
+        yield functools.partial(load, request.param, SOURCE)
+
+
+def test_a_call_costs_what_the_latest_have_taken_beyond_one_in_a_loop() -> None:
+    warm()
+    spans.extend([6_000] * 70)
+    prices.follow()
+    assert prices.open_ns == 3_000 + costs.BEYOND * 4_000
+    assert prices.skip_ns == costs.SKIPPED * prices.open_ns
+
+
+def test_calls_that_were_held_up_by_others_do_not_count() -> None:
+    warm()
+    spans.extend([6_000] * 70 + [5_000_000] * 10)
+    prices.follow()
+    assert prices.open_ns == 3_000 + costs.BEYOND * 4_000
+
+
+def test_it_is_never_cheaper_than_in_a_loop() -> None:
+    warm()
+    spans.extend([500] * 70)
+    prices.follow()
+    assert prices.open_ns == 3_000
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_few_calls_tell_nothing(calibrated: bool) -> None:
+    warm(span_ns=2_000.0 if calibrated else 0.0)
+    spans.extend([50_000] * (costs.FEWEST - 1 if calibrated else 100))
+    prices.follow()
+    assert prices.open_ns == 3_000
+
+
+def test_the_latest_calls_count() -> None:
+    warm()
+    spans.extend([90_000] * 1_000)
+    spans.extend([2_000] * costs.SPANS)
+    prices.follow()
+    assert prices.open_ns == 3_000
+
+
+def test_spans_are_those_of_the_calls(loaded: Any) -> None:
+    module = loaded()
+    module.f()
+    with testing.FakeClock() as clock:
+        clock.now_ns = 1 << 40  # none of the bits that are looked at
+        spans.clear()
+        module.f(act=lambda: clock.advance(ns=0x800))
+        assert list(spans) == [0], "what the function itself takes is not autoprof's"
+        clock.now_ns += 0x100
+        module.f()
+        assert len(spans) == 1
+
+
+def test_about_one_call_in_eight_is_looked_at(loaded: Any) -> None:
+    module = loaded()
+    spans.clear()
+    seen = 0
+    for _ in range(4_000):
+        module.f()
+        seen += len(spans)
+        spans.clear()
+    assert 200 < seen < 1_200
+    module.f()
+
+
+def test_a_new_price_is_for_later_calls(loaded: Any) -> None:
+    module = loaded()
+    probe = module.probe("f")
+    warm()
+    for _ in range(10):
+        module.f()
+    before_ns = probe.overhead_ns
+    assert before_ns == 30_000
+    probe.settle()
+    prices.charge(30_000)
+    assert probe.overhead_ns == before_ns
+    module.f()
+    assert probe.overhead_ns == before_ns + 30_000
+    probe.clear()
+    assert probe.overhead_ns == 0
+    module.f()
+    assert probe.overhead_ns == 30_000
+
+
+def test_the_reckoning_thins_by_the_new_price_at_once(loaded: Any) -> None:
+    with testing.FakeClock() as clock:
+        module = loaded()
+        probe = module.probe("f")
+        warm()
+        assert session.current is not None
+        budget = session.current.budget
+
+        def second() -> float:
+            for _ in range(1_500):
+                module.f()
+            spans.extend([span_ns] * costs.SPANS)
+            clock.advance(s=1.0)
+            budget.tick()
+            return probe.thinning
+
+        span_ns = 2_000
+        budget._level_ns = budget.share * 1e9 * 0.5  # the level it is led to: neither advance nor debt
+        budget._started_ns -= 60_000_000_000
+        assert second() == second() == 1.0, "1 500 calls of 3 us are half of the budget"
+        span_ns = 15_500
+        dear = second()
+    assert probe.price_ns == pytest.approx(30_000)
+    assert dear < 0.4, "1 500 calls of 30 us are four times the budget"
+
+
+@pytest.mark.skipif(sys.platform == "emscripten", reason="no threads there")
+def test_calibration_leaves_the_spans_of_the_application(loaded: Any) -> None:
+    module = loaded()
+    module.f()
+    assert session.current is not None
+    spans.clear()
+    spans.extend(range(40))
+    for _ in range(20):  # a profiler of somebody else's may be at work for a moment
+        module.f()
+        thread = threading.Thread(target=calibration.calibrate, args=(session.current.installer,))
+        thread.start()
+        thread.join()
+        if prices.warm_span_ns:
+            break
+    assert prices.warm_span_ns > 0
+    assert prices.warm_span_ns < prices.warm_ns
+    assert set(range(40)) <= {*spans}
