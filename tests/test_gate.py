@@ -316,3 +316,12 @@ def test_gate_is_hashable_and_reseeded_randomness_differs() -> None:
     gates._random.seed(1)
     gates.reseed()
     assert [draw_gap(gap_scale(0.001)) for _ in range(5)] != first
+
+
+@pytest.mark.skipif(sys.maxsize < 1 << 32, reason="words of 32 bits: other sizes")
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="measured up to 3.13")
+@pytest.mark.parametrize("kind", [Gate, gates.TimedGate])
+def test_what_every_call_looks_at_is_in_one_line_of_the_cache(kind: type[Gate]) -> None:
+    made = [kind(*[None] * (3 if kind is Gate else 5)) for _ in range(500)]  # type: ignore[arg-type]
+    words_to_ticks = 2  # the count of references and the type
+    assert {id(each) % 64 for each in made} <= set(range(0, 64 - 8 * words_to_ticks, 8))

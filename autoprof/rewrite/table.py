@@ -43,13 +43,13 @@ elif VERSION == (3, 13):
     CLOSED = (("POP_TOP", 0), ("POP_TOP", 0))
     OPEN = (("END_FOR", 0), ("POP_TOP", 0))
 elif VERSION == (3, 12):
-    CLOSED = (("POP_TOP", 0), ("POP_TOP", 0))
+    CLOSED = (("END_FOR", 0),)  # takes both
     OPEN = (("END_FOR", 0),)
 else:
     CLOSED = (("POP_TOP", 0), ("POP_TOP", 0))
     OPEN = ()
 
-ITERATOR_DONE = CLOSED[1:]
+ITERATOR_DONE: tuple[Instruction, ...] = (("POP_ITER", 0),) if VERSION >= (3, 14) else (("POP_TOP", 0),)
 """Takes an iterator off the stack whose value is gone already."""
 
 MAKE_FUNCTION_OVERDRAWS = VERSION in ((3, 12), (3, 13))
