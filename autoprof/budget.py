@@ -32,6 +32,7 @@ from autoprof.demand import (
     stopwatch_demand,
 )
 from autoprof.gate import gap_scale
+from autoprof.probe import IF_SLOW
 from autoprof.sampler import recorder
 from autoprof.turns import combined_rate, retime, retune_all
 
@@ -58,12 +59,19 @@ CUT = 0.125
 LEAST = 1e-8
 LEAST_ROOM = 0.05
 SAMPLER_SHARE = 0.35
+"""Of what the writer and the reckoning leave, at least `LEAST_REST` of all."""
+
+LEAST_REST = 0.3
 STRETCH_MAX = 50.0
 WORTH = 0.05
 """Factors nearer to each other than this are left as they are."""
 
-DEAR_S = 30.0
-"""A probe of which one profile takes more than its share of so many seconds is shed."""
+DEAR_S, DEAR = 30.0, 10.0
+"""A probe of which one profile takes more than its share of so many seconds is shed, unless it takes little more than a
+sampled call: those are thinned, however small the share."""
+
+OWED_S = 5.0
+"""Seconds of budget that are owed at most: what writer and reckoning take cannot be cut, and may be more than all."""
 
 BACK_OFF_MAX_S = 600.0
 
@@ -187,16 +195,18 @@ class Budget:
         """Add up what was spent, fill the purse, return how many nanoseconds a second the gates may cost."""
         share_ns = (self.share or 0.0) * 1e9
         spent_ns = 0.0
+        fade = exp(-span_s / MEMORY_S)
         for each in self._active():
             account = self.accounts.get(each)
             if account is None:
                 account = self.accounts[each] = Account()
-            opened_ns = each.opened_ns
-            opened = each.concluded + each.skips
-            account.note(each.calls, opened, opened_ns, span_s)
-            each.settle()
+            calls, declined = each.tally()
+            opened, opened_ns = each.settle(declined)
+            account.note(calls, opened, opened_ns, span_s, fade)
             if each.price_ns:
-                spent_ns += opened_ns + each.stopwatch_ns
+                spent_ns += opened_ns
+                if each.policy == IF_SLOW:
+                    spent_ns += each.stopwatch_ns
         self._reprice()
         sampler_ns, writer_ns = recorder.busy_ns, self._busy_ns()
         background_ns = sampler_ns + writer_ns
@@ -205,7 +215,6 @@ class Budget:
             self._loan_ns = float(writer_ns - self._writer_started_ns)
             self._spent_ns += self._loan_ns
             self._background_before_ns += writer_ns - self._writer_started_ns
-        fade = exp(-span_s / MEMORY_S)
         new_s = max(background_ns - self._background_before_ns, 0) / span_s
         self._background_s = self._background_s * fade + new_s * (1.0 - fade)
         new_s = max(sampler_ns - self._sampler_before_ns, 0) / span_s
@@ -218,7 +227,7 @@ class Budget:
         self._level_ns += income_ns - paid_back_ns - max(spent_ns - self._spent_ns, 0.0)
         self._spent_ns = spent_ns
         most_s = max(SAVED_S, ADVANCE_S - age_s * (ADVANCE_S - SAVED_S) / REPAY_S)
-        self._level_ns = min(self._level_ns, most_s * share_ns)
+        self._level_ns = max(min(self._level_ns, most_s * share_ns), -OWED_S * share_ns)
         room_ns = (income_ns - paid_back_ns) / span_s - self._background_s
         room_ns += (self._level_ns - TARGET_S * share_ns) / LEAD_S
         room_ns = max(room_ns, LEAST_ROOM * share_ns)
@@ -246,6 +255,8 @@ class Budget:
         }
         level = level_of(demands.values(), room_ns)
         for each, asked_ns in demands.items():
+            if level == inf and each.thinning == 1.0 and each.state == "installed" and each.policy != IF_SLOW:
+                continue  # as nearly all are, nearly always
             account = self.accounts[each]
             if each.state == "shed" and not account.until_ns and not self._fits(each, account, level):
                 self._shed(each, account, now_ns, stopwatch_demand(each, account), level)
@@ -254,7 +265,7 @@ class Budget:
                     self._try_again(each, account, level, now_ns)
             elif is_timed(each) and stopwatch_demand(each, account) > level * 1.1:
                 self._shed(each, account, now_ns, stopwatch_demand(each, account), level)
-            elif asked_ns > level and account.price_ns > DEAR_S * max(level, 1.0):
+            elif asked_ns > level and account.price_ns > max(DEAR_S * level, DEAR * prices.open_ns):
                 self._shed(each, account, now_ns, asked_ns, level)
             if each.state == "shed" and each.thinning == 0.0:
                 continue
@@ -321,7 +332,9 @@ class Budget:
 
     def _stretch(self) -> None:
         """Have the sampler look less often when its looks alone take too much of the budget."""
-        allowed = SAMPLER_SHARE * (self.share or 1.0) * 1e9
+        whole = (self.share or 1.0) * 1e9
+        rest = whole - (self._background_s - self._sampler_s)
+        allowed = SAMPLER_SHARE * max(rest, LEAST_REST * whole)
         wanted = recorder.stretch * self._sampler_s / allowed
         # Half-way each time: the mean it is calculated from lags behind.
         stretch = recorder.stretch * (wanted / recorder.stretch) ** 0.5 if wanted > 0 else 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoprof.probe import IF_SLOW
-from autoprof.store_records import ProbeDelta
+from autoprof.store_records import CallsDelta, ProbeDelta
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,21 +32,17 @@ class Told:
         self.mark: object = None
 
 
-def news(probe: Probe, told: Told) -> ProbeDelta | None:
-    """Return a probe's counts since the last time as a ProbeDelta, None when there are none; remember them."""
-    mark = probe.mark()
-    calls = probe.calls
+def news(probe: Probe, told: Told) -> ProbeDelta | CallsDelta | None:
+    """Return what a probe has counted since the last time, None when that is nothing; remember it."""
+    calls, declined = probe.tally()
+    mark = probe.mark(declined)
     taken_each_time = probe.durations or probe.callees or probe.memory_counts or probe.weighed_calls
     untouched = mark == told.mark and not taken_each_time
     if untouched and probe.policy != IF_SLOW:  # whose calls are timed without a mark
         if calls <= told.calls:
             return None
-        delta = ProbeDelta(
-            probe.target, probe.rule, probe.policy, probe.strategy_name, calls=calls - told.calls
-        )
-        delta.only_calls = True
-        told.calls = calls
-        return delta
+        before, told.calls = told.calls, calls
+        return CallsDelta(probe.target, probe.rule, probe.policy, probe.strategy_name, calls - before)
     return _all_news(probe, told, mark, calls)
 
 
@@ -112,9 +108,13 @@ def merged(deltas: list[Any]) -> list[Any]:
         if first is None:
             out[key] = each
             continue
+        if each.only_calls:
+            first.calls += each.calls
+            continue
+        if first.only_calls:
+            first = out[key] = first.in_full()
         for name in ("calls", "profiled", "discarded", "slow", "samples", "total_ns", "overhead_ns"):
             setattr(first, name, getattr(first, name) + getattr(each, name))
-        first.only_calls = first.only_calls and each.only_calls
         first.max_ns = max(first.max_ns, each.max_ns)
         if each.memory_delta_bytes is not None:
             first.memory_delta_bytes = (first.memory_delta_bytes or 0) + each.memory_delta_bytes

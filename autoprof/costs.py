@@ -31,7 +31,7 @@ WORTH = 0.05
 SKIPPED = 0.4
 """What a call that is not measured costs, as a share of one that is."""
 
-BEYOND = 2.0
+BEYOND = 2.5
 """What a sampled call costs beyond one in a loop, in what its span takes beyond one in a loop.
 
 More than 1: what has no clock around it is slow for the same reason, and so is the application after it: the call has

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp, inf
+from math import inf
 
 from autoprof.costs import prices
 from autoprof.probe import IF_SLOW
@@ -66,13 +66,16 @@ class Account:
         self.until_ns = self.restored_ns = 0
         self.back_off_s = BACK_OFF_S
 
-    def note(self, calls: int, opened: int, opened_ns: float, span_s: float) -> None:
-        """Take in what was counted since the last time."""
+    def note(self, calls: int, opened: int, opened_ns: float, span_s: float, fade: float) -> None:
+        """Take in what was counted since the last time.
+
+        Args:
+            fade: what a mean keeps over such a span.
+        """
         if calls < self.calls or opened < self.opened:  # the probe was cleared: a forked child
             self.calls = self.opened = 0
             self.opened_ns = 0.0
         now_s = (calls - self.calls) / span_s
-        fade = exp(-span_s / MEMORY_S)
         self.calls_s = max(now_s, self.calls_s * fade + now_s * (1.0 - fade))
         new, spent_ns = opened - self.opened, max(opened_ns - self.opened_ns, 0.0)
         if new > 0:
@@ -88,7 +91,7 @@ def has_stopwatch(probe: Probe) -> bool:
 
 def is_timed(probe: Probe) -> bool:
     """Tell whether a probe has a stopwatch running."""
-    return any(each.timer is probe for each in probe.gates)
+    return probe.policy == IF_SLOW and any(each.timer is probe for each in probe.gates)
 
 
 def stopwatch_demand(probe: Probe, account: Account) -> float:

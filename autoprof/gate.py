@@ -187,12 +187,18 @@ class Gate(Countdown):
     @property
     def calls(self) -> int:
         """The number of calls so far, exact once no thread is between a swap and its fold."""
+        return self.tally()[0]
+
+    def tally(self) -> tuple[int, int]:
+        """Return `calls` and `declined`."""
         used = self.used
         size = self.size
         ticks = self.ticks
-        counted = used + size - length_hint(ticks) + self.declined
+        traced = self.traced
         missed = self.missed
-        return counted if missed is self.traced else counted + FOREVER - length_hint(missed)
+        declined = FOREVER - length_hint(traced)
+        counted = used + size - length_hint(ticks) + declined
+        return counted if missed is traced else counted + FOREVER - length_hint(missed), declined
 
     @property
     def declined(self) -> int:

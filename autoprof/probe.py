@@ -219,10 +219,16 @@ class Probe(Spending):
     @property
     def calls(self) -> int:
         """Every call of the target so far, recursive ones included."""
-        calls = -self.started_calls
+        return self.tally()[0]
+
+    def tally(self) -> tuple[int, int]:
+        """Return the calls so far, and how many of them found their gate open and a tracer on the thread."""
+        calls, declined = -self.started_calls, -self._declined_before
         for each in self.gates:
-            calls += each.calls
-        return calls
+            counted, traced = each.tally()
+            calls += counted
+            declined += traced
+        return calls, declined
 
     def leave(self) -> None:
         """Let go of the gates; what was counted by them stays."""
@@ -231,11 +237,15 @@ class Probe(Spending):
         self.gates = ()
         self.started_calls, self._declined_before, self._timed_before_s = -calls, -declined, -timed_s
 
-    def mark(self) -> tuple[object, ...]:
-        """Return what changes with whatever is counted of an open call and is not taken at each look."""
+    def mark(self, declined: int) -> tuple[object, ...]:
+        """Return what changes with whatever is counted of an open call and is not taken at each look.
+
+        Args:
+            declined: as `tally` has it.
+        """
         return (
-            self.profiled, self.discarded, self.slow, self.samples, self.looked, self.total_ns, self.max_ns,
-            self.measured_ns, self.memory_delta_bytes, self.skips,
+            self.profiled, self.discarded, self.slow, self.samples, self.looked, self.measured_ns,
+            self.memory_delta_bytes, declined, self.skipped_calls,
         )  # fmt: skip
 
     @property
@@ -331,10 +341,13 @@ class Probe(Spending):
     @property
     def skips(self) -> int:
         """How many calls `skipped` counts."""
-        count = sum(self._skipped.values()) - self._declined_before
-        for each in self.gates:
-            count += each.declined
-        return count
+        return self.skipped_calls + self.tally()[1]
+
+    @property
+    def skipped_calls(self) -> int:
+        """How many of them are not for a tracer on the thread."""
+        skipped = self._skipped
+        return sum(skipped.values()) if skipped else 0
 
     @property
     def skipped(self) -> dict[str, int]:

@@ -47,6 +47,9 @@ class Spending:
         @property
         def skips(self) -> int: ...
 
+        @property
+        def skipped_calls(self) -> int: ...
+
     def __init__(self) -> None:
         self.thinning = 1.0
         self.price_ns = prices.open_ns
@@ -76,11 +79,20 @@ class Spending:
         opened_ns = (concluded - self.settled_concluded) * prices.open_ns
         return opened_ns + (skips - self.settled_skips) * prices.skip_ns
 
-    def settle(self) -> None:
-        """Have what was opened so far cost what it costs now: a price that changes is for later calls."""
-        concluded, skips = self.concluded, self.skips
-        self.settled_ns += self._unsettled_ns(concluded, skips)
-        self.settled_concluded, self.settled_skips = concluded, skips
+    def settle(self, declined: int) -> tuple[int, float]:
+        """Have what was opened so far cost what it costs now: a price that changes is for later calls.
+
+        Args:
+            declined: calls that found their gate open and a tracer on the thread.
+
+        Returns:
+            How many calls have found their gate open, and what they have cost in nanoseconds.
+        """
+        concluded, skips = self.concluded, self.skipped_calls + declined
+        if concluded != self.settled_concluded or skips != self.settled_skips:
+            self.settled_ns += self._unsettled_ns(concluded, skips)
+            self.settled_concluded, self.settled_skips = concluded, skips
+        return concluded + skips, self.measured_ns + self.settled_ns
 
     @property
     def overhead_ns(self) -> int:

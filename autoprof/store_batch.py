@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 
-from autoprof.store_bounds import UPSERTS
+from autoprof.store_bounds import UPSERT_CALLS, UPSERTS
 from autoprof.store_file import CALLEE, DURATION, MEMORY, SKIPPED, WEIGHED
-from autoprof.store_records import Artefact, ProbeDelta, ProbeState, StackDelta
+from autoprof.store_records import Artefact, CallsDelta, ProbeDelta, ProbeState, StackDelta
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from autoprof.store_records import Stack
 
-    _Labelled: TypeAlias = ProbeDelta | StackDelta | Artefact | ProbeState
+    _Labelled: TypeAlias = ProbeDelta | CallsDelta | StackDelta | Artefact | ProbeState
 
 _CACHED = 100_000
 _TEXT_LIMIT = 16_384
@@ -88,7 +88,7 @@ class Batch:
 
     def add(
         self,
-        probes: Sequence[ProbeDelta],
+        probes: Sequence[ProbeDelta | CallsDelta],
         stacks: Sequence[StackDelta],
         artefacts: Sequence[Artefact],
         states: Sequence[ProbeState] | None,
@@ -96,11 +96,10 @@ class Batch:
     ) -> None:
         """Add everything."""
         many = self._connection.executemany
-        many(UPSERTS["counts"], map(self._counts, probes))
-        many(
-            UPSERTS["detail_counts"],
-            [row for probe in probes if not probe.only_calls for row in self._details(probe)],
-        )
+        measured = [each for each in probes if isinstance(each, ProbeDelta)]
+        many(UPSERT_CALLS, [(*self._at(each), _int(each.calls)) for each in probes if each.only_calls])
+        many(UPSERTS["counts"], map(self._counts, measured))
+        many(UPSERTS["detail_counts"], [row for probe in measured for row in self._details(probe)])
         many(UPSERTS["stack_counts"], map(self._stack, stacks))
         many("DELETE FROM artefacts WHERE path = ?", [(store_text(item.path),) for item in artefacts])
         many(f"INSERT INTO artefacts VALUES (NULL{', ?' * 7})", map(self._artefact, artefacts))
@@ -113,8 +112,6 @@ class Batch:
         return (self._process, self._slot, self._ids.probe(self._connection, item))
 
     def _counts(self, probe: ProbeDelta) -> tuple[int | None, ...]:
-        if probe.only_calls:
-            return (*self._at(probe), _int(probe.calls), 0, 0, 0, 0, 0, 0, None, 0)
         counts = (probe.calls, probe.profiled, probe.discarded, probe.slow, probe.samples)
         times = (probe.total_ns, probe.max_ns)
         memory = None if probe.memory_delta_bytes is None else _int(probe.memory_delta_bytes)

@@ -56,6 +56,12 @@ def upsert(table: str, source: str = "") -> str:
 
 UPSERTS = {table: upsert(table) for table in _COUNTED}
 
+UPSERT_CALLS = (
+    "INSERT INTO counts VALUES (?, ?, ?, ?, 0, 0, 0, 0, 0, 0, NULL, 0) "
+    "ON CONFLICT (process, slot, probe) DO UPDATE SET calls = calls + excluded.calls"
+)
+"""The same for a row with nothing but calls; takes three quarters of the time."""
+
 
 def slot_of(time_ns: int) -> int:
     """Return the slot that a time is counted in."""

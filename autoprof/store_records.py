@@ -40,16 +40,14 @@ class ProbeDelta:
             results, and `blocks_calls`, of how many calls that is known.
         weighed: What the measured calls stand for beyond themselves, where the budget had cut the rate they were drawn
             with: `calls`, and their `total_ns`.
-
-    Attributes:
-        only_calls: All else is nothing; the writer then looks at nothing else.
     """
 
     __slots__ = (
-        "callees", "calls", "discarded", "durations", "max_ns", "memory_counts", "memory_delta_bytes", "only_calls",
-        "overhead_ns", "policy", "profiled", "rule", "samples", "skipped", "slow", "strategy", "target", "total_ns",
-        "weighed",
+        "callees", "calls", "discarded", "durations", "max_ns", "memory_counts", "memory_delta_bytes", "overhead_ns",
+        "policy", "profiled", "rule", "samples", "skipped", "slow", "strategy", "target", "total_ns", "weighed",
     )  # fmt: skip
+
+    only_calls = False
 
     def __init__(
         self,
@@ -82,7 +80,29 @@ class ProbeDelta:
         self.callees = callees or {}
         self.memory_counts = memory_counts or {}
         self.weighed = weighed or {}
-        self.only_calls = False
+
+
+class CallsDelta:
+    """What one probe counted since the last write, where nothing of it was measured: as most are, most of the time.
+
+    Args:
+        target, rule, policy, strategy, calls: As in `ProbeDelta`.
+    """
+
+    __slots__ = ("calls", "policy", "rule", "strategy", "target")
+
+    only_calls = True
+
+    def __init__(self, target: str, rule: str, policy: str, strategy: str, calls: int) -> None:
+        self.target = target
+        self.rule = rule
+        self.policy = policy
+        self.strategy = strategy
+        self.calls = calls
+
+    def in_full(self) -> ProbeDelta:
+        """Return it with all that is nothing."""
+        return ProbeDelta(self.target, self.rule, self.policy, self.strategy, calls=self.calls)
 
 
 class StackDelta:

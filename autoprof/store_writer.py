@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import TypeAlias
 
-    from autoprof.store_records import Artefact, ProbeDelta, ProbeState, StackDelta
+    from autoprof.store_records import Artefact, CallsDelta, ProbeDelta, ProbeState, StackDelta
 
     _Action: TypeAlias = Callable[[sqlite3.Connection], None]
 
@@ -101,7 +101,7 @@ class StoreWriter:
 
     def write(
         self,
-        probes: Sequence[ProbeDelta],
+        probes: Sequence[ProbeDelta | CallsDelta],
         stacks: Sequence[StackDelta] = (),
         artefacts: Sequence[Artefact] = (),
         *,

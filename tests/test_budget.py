@@ -176,8 +176,12 @@ class SimulatedProbe:
     def opened_ns(self) -> float:
         return self.concluded * self.true_price_ns
 
-    def settle(self) -> None:
+    def tally(self) -> tuple[int, int]:
+        return self.calls, 0
+
+    def settle(self, declined: int) -> tuple[int, float]:
         """Its price stays the same."""
+        return self.concluded, self.opened_ns
 
     def rate_at(self, _: object) -> float:
         return self.rate * self.thinning
@@ -246,6 +250,47 @@ def test_the_background_comes_off_the_same_budget() -> None:
     process.background_s = 0.006
     process.run(lambda _: 100_000, 25)
     assert process.worst_mean(10, skip_s=8) <= 0.01 * 1.2
+
+
+def test_sampled_calls_dearer_than_their_share_are_thinned_and_not_shed() -> None:
+    """In a service they cost tens of microseconds, and a wide rule leaves each of its functions less than that."""
+    prices.charge(50_000.0)
+    try:
+        process = Process(0.0005, probes=400, price_ns=50_000.0)
+        process.run(lambda _: 200_000, 60)
+    finally:
+        prices.forget()
+    assert {each.state for each in process.probes} == {"installed"}
+    assert min(each.thinning for each in process.probes) > 0.0
+    assert process.worst_mean(20, skip_s=30) <= 0.0005 * 1.2
+    assert sum(process.spent[-2000:]) >= 0.7 * 0.0005 * 20e9
+
+
+def test_what_is_owed_has_an_end() -> None:
+    """A background that takes thrice the budget for a minute must not keep all measuring from going on after it."""
+    process = Process(0.01)
+    process.background_s = 0.03
+    process.run(lambda _: 100_000, 60)
+    process.background_s = 0.0
+    process.run(lambda _: 100_000, 10)
+    assert sum(process.spent[-400:]) >= 0.7 * 0.01 * 4e9
+    assert process.worst_mean(5, skip_s=62) <= 0.01 * 1.2
+
+
+def test_the_sampler_is_left_a_share_of_what_the_writer_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process(0.01)
+    monkeypatch.setattr(recorder, "stretch", 1.0)
+    reckoning = process.budget
+    reckoning._sampler_s = reckoning._background_s = 3.4e6
+    reckoning._stretch()
+    assert recorder.stretch == 1.0, "a third of the budget is what it may take"
+    reckoning._background_s += 5e6
+    for _ in range(20):
+        before = recorder.stretch
+        reckoning._stretch()
+        reckoning._background_s -= reckoning._sampler_s * (1 - before / recorder.stretch)
+        reckoning._sampler_s *= before / recorder.stretch
+    assert reckoning._sampler_s == pytest.approx(budget.SAMPLER_SHARE * 5e6, rel=0.05)
 
 
 def test_without_pressure_nothing_is_cut() -> None:

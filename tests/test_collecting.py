@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from autoprof.collecting import Told, merged, news
 from autoprof.gate import FOREVER, Gate, TimedGate
 from autoprof.probe import IF_SLOW, Probe
-from autoprof.store_records import ProbeDelta
+from autoprof.store_records import CallsDelta, ProbeDelta
 
 SUMS = ("calls", "profiled", "discarded", "slow", "samples", "total_ns", "overhead_ns", "memory_delta_bytes")
 TABLES = ("skipped", "durations", "callees", "memory_counts")
@@ -106,11 +106,11 @@ def test_deltas_add_up(policy: str, events: list[str]) -> None:
         "overhead_ns": probe.overhead_ns,
         "memory_delta_bytes": 4_096 * events.count("memory"),
     }
-    found = {name: sum(getattr(each, name) or 0 for each in deltas) for name in SUMS}
+    found = {name: sum(getattr(each, name, 0) or 0 for each in deltas) for name in SUMS}
     assert found == expected
     whole = merged(deltas)
     assert len(whole) <= 1
-    for each in whole:
+    for each in (each.in_full() if each.only_calls else each for each in whole):
         skipped = {"nested": events.count("skipped"), "other_profiler": events.count("traced")}
         assert each.skipped == {reason: count for reason, count in skipped.items() if count}
         assert each.durations == durations
@@ -125,11 +125,11 @@ def test_calls_alone_are_told_as_such() -> None:
     assert news(probe, told) is not None, "that memory is measured"
     call(probe, gate)
     delta = news(probe, told)
-    assert isinstance(delta, ProbeDelta) and delta.only_calls and delta.calls == 1
+    assert isinstance(delta, CallsDelta) and delta.calls == 1
     probe.record(5)
     delta = news(probe, told)
-    assert delta is not None and not delta.only_calls and delta.profiled == 1
-    assert not merged([delta])[0].only_calls
+    assert isinstance(delta, ProbeDelta) and delta.profiled == 1
+    assert merged([delta]) == [delta]
 
 
 def test_the_mark_is_that_of_before_the_look() -> None:

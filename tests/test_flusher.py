@@ -20,6 +20,7 @@ from autoprof.flusher import Flusher, merged
 from autoprof.probe import Probe
 from autoprof.sampler import recorder
 from autoprof.store import ProbeDelta, StoreReader
+from autoprof.store_records import CallsDelta
 from tests import mechanisms
 from tests.mechanisms import Loaded
 
@@ -224,10 +225,16 @@ def test_merging_keeps_the_sums() -> None:
         [
             delta(1, durations={5: 1}, max_ns=5, skipped={"nested": 1}),
             delta(2, durations={5: 1, 6: 1}, max_ns=9, skipped={"busy": 1, "nested": 2}),
-            ProbeDelta("m:g", "rule 1", "profile", "sample", calls=1),
+            CallsDelta("m:f", "rule 1", "profile", "sample", 4),
+            CallsDelta("m:g", "rule 1", "profile", "sample", 1),
+            CallsDelta("m:g", "rule 1", "profile", "sample", 2),
+            CallsDelta("m:h", "rule 1", "profile", "sample", 1),
+            ProbeDelta("m:h", "rule 1", "profile", "sample", calls=3, max_ns=7),
         ]
     )
-    assert [(each.target, each.calls) for each in found] == [("m:f", 3), ("m:g", 1)]
+    assert [(each.target, each.calls) for each in found] == [("m:f", 7), ("m:g", 3), ("m:h", 4)]
+    assert [each.only_calls for each in found] == [False, True, False]
+    assert found[2].max_ns == 7
     assert found[0].durations == {5: 2, 6: 1}
     assert found[0].skipped == {"nested": 3, "busy": 1}
     assert found[0].max_ns == 9
