@@ -10,7 +10,7 @@ level is *shed*: sampled for a while, its stopwatch closed.
 
 Each sampled call carries the factor it was drawn with, and counts for as many in every estimate.
 
-At the start the purse holds three seconds' worth in advance (at 1 %: some 10 000 sampled calls), which the first ten
+At the start the purse holds three seconds' worth in advance (at 1 %: some 6 000 sampled calls), which the first ten
 seconds pay back; later it gathers at most 1.2 seconds' worth.
 """
 
@@ -195,6 +195,7 @@ class Budget:
         """Add up what was spent, fill the purse, return how many nanoseconds a second the gates may cost."""
         share_ns = (self.share or 0.0) * 1e9
         spent_ns = 0.0
+        self._reprice()
         fade = exp(-span_s / MEMORY_S)
         for each in self._active():
             account = self.accounts.get(each)
@@ -207,7 +208,6 @@ class Budget:
                 spent_ns += opened_ns
                 if each.policy == IF_SLOW:
                     spent_ns += each.stopwatch_ns
-        self._reprice()
         sampler_ns, writer_ns = recorder.busy_ns, self._busy_ns()
         background_ns = sampler_ns + writer_ns
         if not self._loan_ns and writer_ns > self._writer_started_ns:
@@ -236,7 +236,7 @@ class Budget:
         return room_ns
 
     def _reprice(self) -> None:
-        """Have the calls from here on cost what the latest have taken."""
+        """Have the calls since the last reckoning, whose spans these mostly are, and later ones cost what they took."""
         before_ns = self._open_ns
         prices.follow()
         self._open_ns = prices.open_ns

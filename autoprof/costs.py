@@ -31,7 +31,7 @@ WORTH = 0.05
 SKIPPED = 0.4
 """What a call that is not measured costs, as a share of one that is."""
 
-BEYOND = 2.5
+BEYOND = 2.0
 """What a sampled call costs beyond one in a loop, in what its span takes beyond one in a loop.
 
 More than 1: what has no clock around it is slow for the same reason, and so is the application after it: the call has
@@ -64,7 +64,7 @@ class Prices:
         self.rounds = 0
         self.warm_span_ns = 0.0
         self.warm_ns = 3_000.0
-        self.charge(self.warm_ns)
+        self.charge(5_000.0)  # until somebody has looked: the first calls of a process are cold ones
         spans.clear()
 
     def charge(self, open_ns: float) -> None:
@@ -75,6 +75,8 @@ class Prices:
     def follow(self) -> None:
         """Set the prices by what sampled calls have taken lately among those of the application."""
         taken = sorted(spans.copy())
+        if not self.rounds:
+            return
         open_ns = self.warm_ns
         if self.warm_span_ns and len(taken) >= FEWEST:
             # The longest are those in which others had the GIL or the core.

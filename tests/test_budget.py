@@ -254,7 +254,8 @@ def test_the_background_comes_off_the_same_budget() -> None:
 
 def test_sampled_calls_dearer_than_their_share_are_thinned_and_not_shed() -> None:
     """In a service they cost tens of microseconds, and a wide rule leaves each of its functions less than that."""
-    prices.charge(50_000.0)
+    prices.warm_ns = 50_000.0
+    prices.charge(prices.warm_ns)
     try:
         process = Process(0.0005, probes=400, price_ns=50_000.0)
         process.run(lambda _: 200_000, 60)

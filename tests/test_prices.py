@@ -28,7 +28,7 @@ def known_prices() -> Iterator[None]:
 
 def warm(open_ns: float = 3_000.0, span_ns: float = 2_000.0) -> None:
     """Have been calibrated."""
-    prices.warm_ns, prices.warm_span_ns = open_ns, span_ns
+    prices.warm_ns, prices.warm_span_ns, prices.rounds = open_ns, span_ns, 1
     prices.charge(open_ns)
 
 
@@ -69,6 +69,12 @@ def test_it_is_never_cheaper_than_in_a_loop() -> None:
     spans.extend([500] * 70)
     prices.follow()
     assert prices.open_ns == 3_000
+
+
+def test_before_the_first_look_calls_cost_more_than_in_a_loop() -> None:
+    spans.extend([50_000] * 70)
+    prices.follow()
+    assert prices.open_ns == 5_000
 
 
 @pytest.mark.parametrize("calibrated", [True, False])
