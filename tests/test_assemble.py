@@ -175,7 +175,7 @@ def check_body(code: CodeType, new: CodeType) -> None:
     assert entries[OURS - 1][0] + entries[OURS - 1][1] <= (prefix + added) // 2
     positions = list(code.co_positions())
     assert list(new.co_positions())[added // 2 :][: len(positions)] == positions
-    assert new.co_stacksize >= max(code.co_stacksize, 12)
+    assert new.co_stacksize >= max(code.co_stacksize, 8)
     for name in (
         "co_flags",
         "co_name",

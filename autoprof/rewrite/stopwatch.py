@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Part = list[Instruction]
 NAMES = ("clock", "threshold", "total", "slow", "slow_raised", "unseen")
 _CLOCK, _THRESHOLD, _TOTAL, _SLOW, _SLOW_RAISED, _UNSEEN = range(6)
-STACK_NEED = 14
+STACK_NEED = 12
 _RETURNS = frozenset(OPCODES[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in OPCODES)
 _RETURN_CONST = OPCODES.get("RETURN_CONST", -1)
 _NULL: Part = [("PUSH_NULL", 0)] if table.ITER_NEEDS_NULL else []

@@ -24,6 +24,7 @@ NODE_MAJOR = 18
 TESTS = (
     "tests/test_splice.py",
     "tests/test_assemble.py",
+    "tests/test_stack_size.py",
     "tests/test_gate.py",
     "tests/test_matrix.py",
     "tests/test_stopwatch.py",
