@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 STACKS_KEPT, STACKS_A_CALL, ADDED_HELD = 20_000, 2_000, 1_000
 COLLECTS_WHILE_ALLOCATING = sys.version_info < (3, 12)
-IDLE_AFTER_S, DROWSY_AFTER_S, DROWSY = 0.25, 60.0, 10
-"""After a minute without a call of a watched function the intervals are ten times as long."""
+IDLE_AFTER_S, DROWSY_AFTER_S, DROWSY, RARE = 0.25, 60.0, 10, 2
+"""After a minute without a watched call intervals are ten times as long; calls are rare after a sleep of two of them."""
 _random = Random(int.from_bytes(os.urandom(16), "little"))
 
 Stacks = dict[tuple["Any", tuple[str, ...]], tuple[int, int]]
@@ -54,7 +54,7 @@ class Sampler:
 
     def __init__(self) -> None:
         self.interval_ns = 10_000_000
-        self.dropped = self.busy_ns = self.ticks = self._counted_ns = 0
+        self.dropped = self.busy_ns = self.ticks = self._counted_ns = self._last_ns = self._idle_ns = 0
         self.on_ended: Callable[[Flight, int], None] = _ignore_end
         self.on_wake: Callable[[], None] = nothing
         self.deadlines: dict[object, tuple[int, Callable[[], None]]] = {}
@@ -64,7 +64,6 @@ class Sampler:
         self._table_lock = allocate_lock()
         self._counts: dict[tuple[Any, tuple[int, ...]], list[int]] = {}
         self._labels: dict[int, tuple[CodeType, str]] = {}
-        self._last_ns = 0
         self.watch = Watch()
         self.followed: dict[Flight, CallStacks] = {}
         self._added: deque[tuple[Any, dict[tuple[str, ...], tuple[int, int]]]] = deque()
@@ -97,6 +96,7 @@ class Sampler:
         watch.calls.clear()
 
     def _run(self, thread: Background) -> None:
+        self._counted_ns = 0
         try:
             while thread.wanted:
                 try:
@@ -113,24 +113,26 @@ class Sampler:
                 self.idle = True
 
     def _sample_until_idle(self, thread: Background) -> None:
-        first, quiet_s = True, 0.0
-        self._last_ns, self._counted_ns = clock.monotonic_ns(), clock.thread_ns()
-        while thread.wanted:
-            interval_s = self._interval_ns() / 1e9
-            pause_s = interval_s * (_random.random() if first else 0.5 + _random.random())
-            if quiet_s > DROWSY_AFTER_S:
-                pause_s *= DROWSY
-            first = False
-            if not thread.pause(pause_s):
-                return
+        now_ns, self._counted_ns, quiet_s = clock.monotonic_ns(), self._counted_ns or clock.thread_ns(), 0.0
+        interval_ns = self._interval_ns()
+        # Rare calls are looked at one by one; where they come fast, waking for each would cost more.
+        idle_after_s = 0.0 if now_ns - self._idle_ns > RARE * interval_ns else IDLE_AFTER_S
+        pause_s = interval_ns / 1e9 * _random.random()
+        self._last_ns = now_ns + int(
+            pause_s * 1e9 - interval_ns
+        )  # the first look, too, stands for an interval
+        while thread.wanted and thread.pause(pause_s):
             moved = self.watch.moved()
             quiet_s = 0.0 if in_flight or afloat or moved else quiet_s + pause_s
-            if quiet_s >= IDLE_AFTER_S and not self.watch:
-                self.idle = True
+            self.tick(moved)
+            if quiet_s > idle_after_s and not self.watch:
+                self._idle_ns, self.idle = self._last_ns, True
                 if not in_flight and not afloat:
                     return
                 self.idle = False
-            self.tick(moved)
+            pause_s = self._interval_ns() / 1e9 * (0.5 + _random.random())
+            if quiet_s > DROWSY_AFTER_S:
+                pause_s *= DROWSY
 
     def _interval_ns(self) -> float:
         shortest_ns = min([self.interval_ns, *[each.interval_ns for each in list(self.followed.values())]])
@@ -140,8 +142,7 @@ class Sampler:
         """Look once at every thread with a call in flight, or with `watching` at every thread."""
         now_ns = clock.monotonic_ns()
         weight_ns = min(now_ns - self._last_ns, int(10 * self.interval_ns * self.stretch))
-        self._last_ns = now_ns
-        self.ticks += 1
+        self._last_ns, self.ticks = now_ns, self.ticks + 1
         before_ns = self._counted_ns or clock.thread_ns()  # of our thread: with what waking up has taken
         if in_flight or afloat or watching:
             self._look_round(now_ns, weight_ns, watching)

@@ -234,6 +234,49 @@ def test_asleep_without_calls_and_awake_with_them(loaded: Any) -> None:
     assert recorder.idle
 
 
+def test_rare_calls_are_looked_at_one_by_one(loaded: Any) -> None:
+    """A thread that goes on looking in between takes half a percent of a core."""
+    module = loaded(interval="10ms")
+    module.outer(lambda: None)
+    time.sleep(2 * sampler.IDLE_AFTER_S)
+    before = recorder.ticks
+    for _ in range(20):
+        deadline = time.monotonic() + 5
+        while not recorder.idle:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(0.03)
+        module.outer(lambda: None)
+    assert recorder.ticks - before <= 25, "the look that finds nothing is the last one"
+
+
+class Pauses:
+    """A thread that is woken after each pause at once, by a clock that has gone on for so long."""
+
+    wanted = True
+
+    def __init__(self, clock: testing.FakeClock, looks: int) -> None:
+        self.clock, self.left = clock, looks
+
+    def pause(self, seconds: float) -> bool:
+        self.clock.advance(s=seconds)
+        self.left -= 1
+        return self.left >= 0
+
+
+def test_each_look_stands_for_an_interval_also_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first one that stood for the part of an interval before it made calls as long as one count half."""
+    weights: list[int] = []
+    with testing.FakeClock() as clock:
+        for _ in range(300):
+            one = sampler.Sampler()
+            monkeypatch.setattr(one, "_look_round", lambda now, weight, watching: weights.append(weight))
+            monkeypatch.setattr(sampler, "in_flight", {1: []})
+            one._sample_until_idle(Pauses(clock, 3))  # type: ignore[arg-type]
+    assert weights[::3] == [pytest.approx(10_000_000, abs=2)] * 300
+    assert sum(weights) / len(weights) == pytest.approx(10_000_000, rel=0.05)
+
+
 def test_the_recorder_does_not_show_in_the_applications_threads(loaded: Any) -> None:
     module = loaded()
     before = threading.enumerate()
