@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 STACKS_KEPT, STACKS_A_CALL, ADDED_HELD = 20_000, 2_000, 1_000
 COLLECTS_WHILE_ALLOCATING = sys.version_info < (3, 12)
 IDLE_AFTER_S, DROWSY_AFTER_S, DROWSY, RARE = 0.25, 60.0, 10, 2
-"""After a minute without a watched call intervals are ten times as long; calls are rare after a sleep of two of them."""
+"""After a minute without a watched call intervals are ten times as long; calls are rare after two of them asleep."""
 _random = Random(int.from_bytes(os.urandom(16), "little"))
 
 Stacks = dict[tuple["Any", tuple[str, ...]], tuple[int, int]]
