@@ -63,6 +63,7 @@ def figures() -> Iterator[Figure]:
 
 def _run(folder: str, kind: str) -> tuple[int, int]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AUTOPROF_")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else what compiling leaves behind is measured
     environment["PYTHONPATH"] = os.pathsep.join((folder, str(_ROOT)))
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, kind, str(MODULES)],
