@@ -10,7 +10,7 @@ level is *shed*: sampled for a while, its stopwatch closed.
 
 Each sampled call carries the factor it was drawn with, and counts for as many in every estimate.
 
-At the start the purse holds three seconds' worth in advance (at 1 %: some 6 000 sampled calls), which the first ten
+At the start the purse holds three seconds' worth in advance (at 1 %: some 3 000 sampled calls), which the first ten
 seconds pay back; later it gathers at most 1.2 seconds' worth.
 """
 

@@ -38,7 +38,7 @@ def _subject() -> None:
 
 def calibrate(installer: Installer) -> None:
     """Replace the usual prices by this machine's, once calls are being measured."""
-    if prices.rounds >= _ROUNDS or recorder.idle or not installer.made:
+    if prices.rounds >= _ROUNDS or not recorder.ticks or not installer.made:
         return
     prices.rounds += 1
     again = prices.rounds > 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections import deque
 from sys import _getframe, getprofile, gettrace, modules
 
 from autoprof import arbiter, flight, gate, guard, telling
@@ -105,8 +106,13 @@ def waken(gate_: Gate) -> Flight | None:
         gate_.scale = None  # once is enough: the gate stays closed
         guard.report("first call", error)
     if gate_.begin is waken:  # another thread makes them now, or they could not be made
+        turned_away.append(gate_)
         return decline(gate_)
     return first(gate_, 4)
+
+
+turned_away: deque[Gate] = deque(maxlen=10_000)
+"""Gates of calls that came while another thread made the probes: these are told of them later, see `dormant`."""
 
 
 def first(gate_: Gate, depth: int = 3) -> Flight | None:
@@ -310,14 +316,14 @@ def _start(call: Flight, probes: tuple[Probe, ...], ident: int) -> bool:
             return False
         probes = call.probes
     try:
-        if recorder.idle:
-            recorder.wake()
         if not call.gate.generator_like:
             push(call)
         for each in probes:
             if each.busy is NOBODY:
                 each.prepare()
             each.busy.add(ident)
+        if recorder.idle:  # after `push`: it looks for open calls once more when it has said that it sleeps
+            recorder.wake()
     except BaseException:
         stop_strategies(call, 0, False)
         raise

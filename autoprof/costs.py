@@ -64,7 +64,7 @@ class Prices:
         self.rounds = 0
         self.warm_span_ns = 0.0
         self.warm_ns = 3_000.0
-        self.charge(5_000.0)  # until somebody has looked: the first calls of a process are cold ones
+        self.charge(10_000.0)  # until somebody has looked: the first calls of a process are cold ones
         spans.clear()
 
     def charge(self, open_ns: float) -> None:

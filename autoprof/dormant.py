@@ -140,12 +140,20 @@ class Dormant:
         self.gates.discard(gate)
 
     def _probes_for(self, gate: Gate) -> list[Probe]:
-        if (
-            gate.grants not in self._shared.values()
-        ):  # an earlier policy's: made while that was being replaced
+        if gate.grants not in self._shared.values():
+            # An earlier policy's: it is made while that is being replaced.
             return self._installer.wanted(gate.module, gate.qualname)
         target = self._target_of(gate)
         return [self._installer.awaken(target, each) for each in gate.grants]
+
+    def account(self) -> None:
+        """Count the calls as skipped that came while another thread made their probes."""
+        for _ in range(len(calls.turned_away)):
+            gate = calls.turned_away.popleft()
+            if gate in self.gates:
+                calls.turned_away.append(gate)
+            for each in gate.probes:
+                each.skip("busy")
 
     def decide(self, gate: Gate, policy: Policy) -> Decision:
         """Return what a policy says of the function of a gate."""
@@ -184,12 +192,14 @@ class Dormant:
     def in_child(self) -> None:
         """Have a forked child make what another thread of the parent was about to make."""
         self._making = allocate_lock()
+        calls.turned_away.clear()
 
     def forget(self) -> None:
         """Let go of all gates: the session is over."""
         self.gates.clear()
         self._shared = {}
         self._arrivals = []
+        calls.turned_away.clear()
 
     def take_arrivals(self) -> list[Gate]:
         """Return the gates that have come to rest since the last time."""

@@ -75,7 +75,9 @@ def _watch(call: Flight, result: Any, ended_ns: int) -> None:
     call.result = type(result).__name__
     call.living = weakref.ref(result, ended)
     call.watches = weakref.ref(function, ended)
-    afloat[id(call)] = call  # last: the sampler may look at it from here on
+    afloat[id(call)] = call  # the sampler may look at it from here on
+    if recorder.idle:
+        recorder.wake()
 
 
 def _end_noticed(call: Flight, _: object) -> None:

@@ -55,6 +55,7 @@ class Flusher:
         self.states: Callable[[bool], tuple[list[Any], bool] | None] = _no_news
         self.on_window: Callable[[Probe, int, float], None] = _nobody
         self.on_period: Callable[[], None] = nothing
+        self.on_collect: Callable[[], None] = nothing
         self._jobs: deque[Callable[[], object]] = deque()
         self._unsent_probes: list[Any] = []
         self._unsent_stacks: dict[Any, tuple[int, int]] = {}
@@ -203,6 +204,7 @@ class Flusher:
             self._busy.release()
 
     def _collect(self, now_ns: int) -> None:
+        self.on_collect()
         for (probe, stack), (samples, weight_ns) in recorder.drain().items():
             key = (probe, stack)
             held = self._unsent_stacks.get(key)

@@ -104,9 +104,10 @@ class Sampler:
                 except Exception as error:  # no measured call wakes it again where only stopwatches run
                     guard.count("sampler", error)
                     thread.pause(IDLE_AFTER_S)
-                # Asked to end, it must not sleep: the one wake-up is used up already.
-                if self.idle and thread.wanted and not thread.pause():
-                    break
+                # Asked to end it must not sleep. A wake-up may be left from a call that found it awake: it is none.
+                while self.idle and thread.wanted:
+                    thread.pause()
+                thread.pause(0.0)
         finally:
             if self._thread is thread:
                 self._thread = None
@@ -118,9 +119,7 @@ class Sampler:
         # Rare calls are looked at one by one; where they come fast, waking for each would cost more.
         idle_after_s = 0.0 if now_ns - self._idle_ns > RARE * interval_ns else IDLE_AFTER_S
         pause_s = interval_ns / 1e9 * _random.random()
-        self._last_ns = now_ns + int(
-            pause_s * 1e9 - interval_ns
-        )  # the first look, too, stands for an interval
+        self._last_ns = now_ns + int(pause_s * 1e9 - interval_ns)  # the first stands for an interval, too
         while thread.wanted and thread.pause(pause_s):
             moved = self.watch.moved()
             quiet_s = 0.0 if in_flight or afloat or moved else quiet_s + pause_s

@@ -90,7 +90,7 @@ class Session:
     def _wire_flusher(self) -> None:
         self.governor.on_change = self.flusher.restate
         self.flusher.on_window = telling.send_sample
-        self.flusher.on_period = self._reckon
+        self.flusher.on_period, self.flusher.on_collect = self._reckon, self.installer.dormant.account
         self.flusher.states = Standing(self.policy, self.installer, self.started_ns).news
 
     def _make_budget(self) -> Budget:

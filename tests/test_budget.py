@@ -106,6 +106,7 @@ class Process:
 
     def __init__(self, share: float, probes: int = 1, rate: float = 1.0, price_ns: float = 3_000.0) -> None:
         self.clock = testing.FakeClock()
+        prices.charge(prices.warm_ns)  # what a look at the first calls would have found
         self.share, self.price_ns = share, price_ns
         self.probes = [SimulatedProbe(rate, price_ns) for _ in range(probes)]
         self.background_ns = 0.0
@@ -254,17 +255,18 @@ def test_the_background_comes_off_the_same_budget() -> None:
 
 def test_sampled_calls_dearer_than_their_share_are_thinned_and_not_shed() -> None:
     """In a service they cost tens of microseconds, and a wide rule leaves each of its functions less than that."""
-    prices.warm_ns = 50_000.0
+    recorder.stop(2.0)  # the simulated process has its own
+    prices.warm_ns = 500_000.0
     prices.charge(prices.warm_ns)
     try:
-        process = Process(0.0005, probes=400, price_ns=50_000.0)
+        process = Process(0.005, probes=400, price_ns=500_000.0)
         process.run(lambda _: 200_000, 60)
     finally:
         prices.forget()
     assert {each.state for each in process.probes} == {"installed"}
     assert min(each.thinning for each in process.probes) > 0.0
-    assert process.worst_mean(20, skip_s=30) <= 0.0005 * 1.2
-    assert sum(process.spent[-2000:]) >= 0.7 * 0.0005 * 20e9
+    assert process.worst_mean(20, skip_s=30) <= 0.005 * 1.2
+    assert sum(process.spent[-2000:]) >= 0.7 * 0.005 * 20e9
 
 
 def test_what_is_owed_has_an_end() -> None:
@@ -345,9 +347,9 @@ def purse_at_start() -> float:
 
 def test_short_scripts_lose_nothing(loaded: Any) -> None:
     module = loaded()
-    for _ in range(5_000):
+    for _ in range(2_500):
         module.f()
-    assert (module.probe("f").profiled, module.probe("f").thinning) == (5_000, 1.0)
+    assert (module.probe("f").profiled, module.probe("f").thinning) == (2_500, 1.0)
 
 
 def test_off_bounds_nothing(loaded: Any) -> None:
@@ -446,7 +448,7 @@ def test_stacks_are_weighed_with_the_rate_their_call_was_drawn_with(loaded: Any)
     found = [sums for (each, _), sums in recorder.drain().items() if each is probe]
     weight_ns = sum(sums[1] for sums in found)
     assert weight_ns % 1024 == 0 and weight_ns > 0
-    assert weight_ns <= 1024 * spent_ns
+    assert weight_ns <= 1024 * (spent_ns + recorder.interval_ns), "the first look stands for an interval"
 
 
 def test_long_calls_keep_the_weight_they_began_with(loaded: Any) -> None:

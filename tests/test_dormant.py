@@ -323,6 +323,24 @@ def test_a_call_does_not_wait_for_the_making_of_another(start: Start) -> None:
     assert loaded.probe("f").calls == 2 and loaded.probe("g").profiled == 1
 
 
+def test_a_call_that_came_meanwhile_is_told_as_skipped(start: Start) -> None:
+    module = start()
+    dormant = installer().dormant
+    dormant._making.acquire()
+    try:
+        assert module.f() == 1
+        dormant.account()
+        assert len(calls.turned_away) == 1, "nobody to count it for as yet"
+    finally:
+        dormant._making.release()
+    assert module.f() == 1
+    assert session.current is not None
+    session.current.flusher.flush()
+    (probe,) = [each for each in installer().made.values() if each.target.endswith(":f")]
+    assert (probe.calls, probe.profiled, probe.skipped) == (2, 1, {"busy": 1})
+    assert not calls.turned_away
+
+
 def test_the_gates_of_dropped_modules_are_kept_with_their_counts_alone(start: Start) -> None:
     loaded = start()
     loaded.f()

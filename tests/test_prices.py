@@ -74,7 +74,7 @@ def test_it_is_never_cheaper_than_in_a_loop() -> None:
 def test_before_the_first_look_calls_cost_more_than_in_a_loop() -> None:
     spans.extend([50_000] * 70)
     prices.follow()
-    assert prices.open_ns == 5_000
+    assert prices.open_ns == 10_000
 
 
 @pytest.mark.parametrize("calibrated", [True, False])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from autoprof import flusher, frames, guard, sampler, session, testing
+from autoprof import calibration, calls, flight, flusher, frames, guard, loops, sampler, session, testing
 from autoprof.sampler import recorder
 from tests import mechanisms
 from tests.mechanisms import Loaded
@@ -234,10 +234,11 @@ def test_asleep_without_calls_and_awake_with_them(loaded: Any) -> None:
     assert recorder.idle
 
 
-def test_rare_calls_are_looked_at_one_by_one(loaded: Any) -> None:
+def test_rare_calls_are_looked_at_one_by_one(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that goes on looking in between takes half a percent of a core."""
+    monkeypatch.setattr(calibration, "calibrate", lambda installer: None)  # it makes measured calls of its own
     module = loaded(interval="10ms")
-    module.outer(lambda: None)
+    module.inner(lambda: None)
     time.sleep(2 * sampler.IDLE_AFTER_S)
     before = recorder.ticks
     for _ in range(20):
@@ -246,8 +247,35 @@ def test_rare_calls_are_looked_at_one_by_one(loaded: Any) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.002)
         time.sleep(0.03)
-        module.outer(lambda: None)
+        module.inner(lambda: None)
     assert recorder.ticks - before <= 25, "the look that finds nothing is the last one"
+
+
+@pytest.mark.parametrize("kind", ["function", "generator"])
+def test_a_call_that_begins_while_the_thread_goes_to_sleep_wakes_it(
+    loaded: Any, by_hand: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its last look for open calls and its word that it sleeps; else nothing sees the call."""
+    module = loaded(SOURCE + "def numbers(act):\n    yield act()\n")
+    woken: list[bool] = []
+
+    def falls_asleep(*_: Any) -> None:
+        recorder.idle = True
+
+    def wake(self: sampler.Sampler) -> None:
+        woken.append(bool(flight.in_flight or flight.afloat))
+        recorder.idle = False
+
+    if kind == "function":
+        monkeypatch.setattr(calls, "push", lambda call: (falls_asleep(), flight.push(call)))
+    else:
+        monkeypatch.setattr(loops, "meet", falls_asleep)
+    monkeypatch.setattr(sampler.Sampler, "wake", wake)
+    if kind == "function":
+        module.inner(lambda: None)
+    else:
+        list(module.numbers(lambda: None))
+    assert woken[-1:] == [True]
 
 
 class Pauses:

@@ -116,6 +116,7 @@ def probe(function: Any, rate: float = 1.0, **options: Any) -> Probe:
         session.start(None)
         assert session.current is not None
         session.current.budget.change(None)
+        session.current.governor.end()  # what else runs on the machine must not pause what is attacked
     assert session.current is not None
     chosen = session.current.installer.chosen
     assert chosen.name == "splice", chosen.reason
