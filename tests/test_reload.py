@@ -324,6 +324,7 @@ def test_a_storm_of_edits_while_threads_call(load: Load, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(WEBASSEMBLY, reason="no threads")
+@pytest.mark.usefixtures("no_flushes")  # by the thread: on a slow machine one comes before there is a receiver
 @pytest.mark.parametrize("act", ["another output", "stop", "another back end"])
 def test_a_receiver_may_wait_for_who_asks_for_the_status(load: Load, tmp_path: Path, act: str) -> None:
     """`sample` goes out with the last flush: no lock of ours may be held then."""
