@@ -58,7 +58,8 @@ def calibrate(installer: Installer) -> None:
             return
         if _LEAST_NS < opened_ns < _MOST * prices.warm_ns:
             prices.warm_ns = min(opened_ns, prices.warm_ns) if again else opened_ns
-            prices.warm_span_ns = min(span_ns, prices.warm_span_ns or span_ns)
+            if span_ns:
+                prices.warm_span_ns = min(span_ns, prices.warm_span_ns or span_ns)
             if not again:
                 prices.charge(opened_ns)
         if installer.backend == "splice":

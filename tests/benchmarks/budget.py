@@ -3,8 +3,7 @@
 Each case is a process of its own. By turns, a quarter of a second each, the same loop calls a function under the budget
 and one whose gate is closed: the processor time that the one takes more than the other is what opened gates and
 stopwatches cost, in the caches and after the pauses in which they cost it. To it comes the processor time of all other
-threads. The sum is divided by all the time that has passed. What autoprof itself believes to have spent is not asked,
-only reported.
+threads. The sum is divided by all the time that has passed. What autoprof itself believes to have spent is not asked.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ session.start(settings)
 more = {"threshold_ns": 10**8} if kind == "profile_if_slow" else {}
 closed = spliced_at_import(0.0, kind, **more)
 target = spliced_at_import(1.0, kind, **more)
-first, *others = probes = list(session.current.installer.probes.values())
-first.state = "disabled"  # also where it has a stopwatch: a call that is not timed costs as much in both
-for each in first.gates:
+beside, _ = session.current.installer.probes.values()
+beside.state = "disabled"  # also where it has a stopwatch: a call that is not timed costs as much in both
+for each in beside.gates:
     each.close()
 flusher = session.current.flusher
 
@@ -67,11 +66,9 @@ while not flusher.busy_ns:
     time.sleep(0.05)
 time.sleep(0.6)
 first, _ = share(20)
-before_ns = sum(each.overhead_ns for each in probes)
 later, came = share(60)
-believed = (sum(each.overhead_ns for each in probes) - before_ns) / 30e9
 print(json.dumps({"first": first, "later": later, "offered": came, "open_ns": costs.prices.open_ns,
-                  "loop_ns": costs.prices.warm_ns, "believed": believed}))
+                  "loop_ns": costs.prices.warm_ns}))
 session.stop()
 """
 
