@@ -11,7 +11,8 @@ level is *shed*: sampled for a while, its stopwatch closed.
 Each sampled call carries the factor it was drawn with, and counts for as many in every estimate.
 
 At the start the purse holds three seconds' worth in advance (at 1 %: some 3 000 sampled calls), which the first ten
-seconds pay back; later it gathers at most 1.2 seconds' worth.
+seconds pay back, and a second's worth more: before enough calls were timed they are charged too little. Later it
+gathers at most 1.2 seconds' worth.
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ if TYPE_CHECKING:
     from autoprof.gate import Gate
     from autoprof.probe import Probe
 
-ADVANCE_S = 3.0
+ADVANCE_S, PAID_BACK_S = 3.0, 4.0
 REPAY_S = 10.0
 SAVED_S = 1.2
 TARGET_S = 0.5
-"""Seconds of budget: the purse at the start, the time that pays it back, its size later, and the level it is led to."""
+"""Seconds of budget: the purse at the start and what is paid for it, the time that takes, the purse's size later, and
+the level it is led to."""
 
 LOAN_S = 60.0
 LEAD_S = 3.0
@@ -201,6 +203,8 @@ class Budget:
             account = self.accounts.get(each)
             if account is None:
                 account = self.accounts[each] = Account()
+                if each.price_ns:  # it was made when another price held
+                    each.price_ns = prices.open_ns
             calls, declined = each.tally()
             opened, opened_ns = each.settle(declined)
             account.note(calls, opened, opened_ns, span_s, fade)
@@ -333,7 +337,7 @@ class Budget:
     def _stretch(self) -> None:
         """Have the sampler look less often when its looks alone take too much of the budget."""
         whole = (self.share or 1.0) * 1e9
-        rest = whole - (self._background_s - self._sampler_s)
+        rest = whole - (self._background_s - self._sampler_s) + min(self._level_ns, 0.0) / LEAD_S
         allowed = SAMPLER_SHARE * max(rest, LEAST_REST * whole)
         wanted = recorder.stretch * self._sampler_s / allowed
         # Half-way each time: the mean it is calculated from lags behind.
@@ -344,7 +348,7 @@ class Budget:
 def _earned_s(from_s: float, to_s: float) -> float:
     """Return how many seconds' worth of budget a span of the process's life earns: the first pay the advance back."""
     early_s = max(min(to_s, REPAY_S) - min(from_s, REPAY_S), 0.0)
-    return to_s - from_s - early_s * ADVANCE_S / REPAY_S
+    return to_s - from_s - early_s * PAID_BACK_S / REPAY_S
 
 
 def allow(probe: Probe, account: Account, level: float) -> None:

@@ -1,8 +1,9 @@
 """Measure what a sampled call and a stopwatch cost on this machine, on a background thread, in the first seconds.
 
-A function of our own is called a few hundred times through the real thing, under the processor clock of the thread:
+A function of our own is called a hundred times through the real thing, under the processor clock of the thread:
 waiting for the GIL, or for a core, does not count. What shares the core at that moment does, by a factor of two, so it
-is done a few times over, and the cheapest is taken. Together it takes some 5 ms, and only where calls are measured.
+is done a few times over, and the cheapest is taken. The budget pays for it in the very seconds in which it pays its
+advance back: so each is measured only where calls are measured that way.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
     from autoprof.installer import Installer
 
-_ROUNDS = 6
-_BATCHES = 4
-_OPENED = 50
-_TIMED = 500
+_ROUNDS = 4
+_BATCHES = 3
+_OPENED = 40
+_TIMED = 250
 _LEAST_NS, _MOST = 300.0, 20.0
 """Below the one, or above so many times the usual figure, it is the clock that is wrong."""
 
@@ -38,38 +39,50 @@ def _subject() -> None:
 
 def calibrate(installer: Installer) -> None:
     """Replace the usual prices by this machine's, once calls are being measured."""
-    if prices.rounds >= _ROUNDS or not recorder.ticks or not installer.made:
+    opens = prices.rounds < _ROUNDS and installer.made
+    times = prices.timed_rounds < _ROUNDS and recorder.watch and installer.backend == "splice"
+    if not recorder.ticks or not (opens or times):
         return
-    prices.rounds += 1
-    again = prices.rounds > 1
     ident = get_ident()
     guard.suppressed.discard(ident)  # else our own thread is not measured
     try:
-        bare_ns = _cheapest(_copy(), _OPENED)
-        probe, gate, opened = _opened(installer.backend == "splice")
-        before = spans.copy()
-        spans.clear()
-        opened_ns = _cheapest(opened, _OPENED) - bare_ns
-        span_ns = _usual(spans.copy())
-        spans.clear()
-        spans.extend(before)
-        _part(probe, gate)
-        if probe.profiled < _OPENED * _BATCHES:  # somebody else's tracer was in the way
-            return
-        if _LEAST_NS < opened_ns < _MOST * prices.warm_ns:
-            prices.warm_ns = min(opened_ns, prices.warm_ns) if again else opened_ns
-            if span_ns:
-                prices.warm_span_ns = min(span_ns, prices.warm_span_ns or span_ns)
-            if not again:
-                prices.charge(opened_ns)
-        if installer.backend == "splice":
-            probe, gate, timed = _timed()
-            timed_ns = _cheapest(timed, _TIMED) - _cheapest(_copy(), _TIMED)
-            _part(probe, gate)
-            if 0.0 < timed_ns < _MOST * prices.stopwatch_ns:
-                prices.stopwatch_ns = min(timed_ns, prices.stopwatch_ns) if again else timed_ns
+        if opens:
+            _measure_opened(installer.backend == "splice")
+        if times:
+            _measure_timed()
     finally:
         guard.suppressed.add(ident)
+
+
+def _measure_opened(spliced: bool) -> None:
+    prices.rounds += 1
+    again = prices.rounds > 1
+    bare_ns = _cheapest(_copy(), _OPENED)
+    probe, gate, opened = _opened(spliced)
+    before = spans.copy()
+    spans.clear()
+    opened_ns = _cheapest(opened, _OPENED) - bare_ns
+    span_ns = _usual(spans.copy())
+    spans.clear()
+    spans.extend(before)
+    _part(probe, gate)
+    if probe.profiled < _OPENED * _BATCHES:  # somebody else's tracer was in the way
+        return
+    if _LEAST_NS < opened_ns < _MOST * prices.warm_ns:
+        prices.warm_ns = min(opened_ns, prices.warm_ns) if again else opened_ns
+        if span_ns:
+            prices.warm_span_ns = min(span_ns, prices.warm_span_ns or span_ns)
+        prices.follow()
+
+
+def _measure_timed() -> None:
+    prices.timed_rounds += 1
+    probe, gate, timed = _timed()
+    timed_ns = _cheapest(timed, _TIMED) - _cheapest(_copy(), _TIMED)
+    _part(probe, gate)
+    if 0.0 < timed_ns < _MOST * prices.stopwatch_ns:
+        again = prices.timed_rounds > 1
+        prices.stopwatch_ns = min(timed_ns, prices.stopwatch_ns) if again else timed_ns
 
 
 def _part(probe: Probe, gate: Gate) -> None:

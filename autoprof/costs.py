@@ -31,6 +31,9 @@ WORTH = 0.05
 SKIPPED = 0.4
 """What a call that is not measured costs, as a share of one that is."""
 
+UNSEEN = 2.5
+"""What a sampled call is charged, in those of a loop, before enough of them were timed: the first are cold ones."""
+
 BEYOND = 2.0
 """What a sampled call costs beyond one in a loop, in what its span takes beyond one in a loop.
 
@@ -49,11 +52,11 @@ class Prices:
         open_ns: one call that is sampled, beyond what its strategy and receivers take.
         skip_ns: one call that found its gate open and is not measured.
         stopwatch_ns: one call that is timed in its own frame (`profile_if_slow`).
-        rounds: how often they were measured here; 0 while these are the usual figures.
+        rounds, timed_rounds: how often `open_ns` and `stopwatch_ns` were measured here; 0 = the usual figures.
         warm_ns, warm_span_ns: of a sampled call in a loop: what it costs, and the part of it that `spans` has.
     """
 
-    __slots__ = ("open_ns", "rounds", "skip_ns", "stopwatch_ns", "warm_ns", "warm_span_ns")
+    __slots__ = ("open_ns", "rounds", "skip_ns", "stopwatch_ns", "timed_rounds", "warm_ns", "warm_span_ns")
 
     def __init__(self) -> None:
         self.forget()
@@ -61,7 +64,7 @@ class Prices:
     def forget(self) -> None:
         """Go back to the usual figures."""
         self.stopwatch_ns = 150.0
-        self.rounds = 0
+        self.rounds = self.timed_rounds = 0
         self.warm_span_ns = 0.0
         self.warm_ns = 3_000.0
         self.charge(10_000.0)  # until somebody has looked: the first calls of a process are cold ones
@@ -78,7 +81,9 @@ class Prices:
         if not self.rounds:
             return
         open_ns = self.warm_ns
-        if self.warm_span_ns and len(taken) >= FEWEST:
+        if not self.warm_span_ns or len(taken) < FEWEST:
+            open_ns *= UNSEEN
+        else:
             # The longest are those in which others had the GIL or the core.
             whole = taken[: -(len(taken) // 8)]
             open_ns += max(sum(whole) / len(whole) - self.warm_span_ns, 0.0) * BEYOND

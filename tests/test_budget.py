@@ -94,8 +94,8 @@ def test_more_room_never_lowers_the_level(demands: list[float], room: float, fac
 @given(st.floats(0, 100), st.floats(0, 100))
 def test_the_advance_is_paid_back_once(start_s: float, span_s: float) -> None:
     earned = budget._earned_s(start_s, start_s + span_s)
-    assert span_s - budget.ADVANCE_S - 1e-9 <= earned <= span_s + 1e-9
-    assert budget._earned_s(0, 60.0) == pytest.approx(60.0 - budget.ADVANCE_S)
+    assert span_s - budget.PAID_BACK_S - 1e-9 <= earned <= span_s + 1e-9
+    assert budget._earned_s(0, 60.0) == pytest.approx(60.0 - budget.PAID_BACK_S)
 
 
 # the controller against a simulated process
@@ -294,6 +294,23 @@ def test_the_sampler_is_left_a_share_of_what_the_writer_leaves(monkeypatch: pyte
         reckoning._background_s -= reckoning._sampler_s * (1 - before / recorder.stretch)
         reckoning._sampler_s *= before / recorder.stretch
     assert reckoning._sampler_s == pytest.approx(budget.SAMPLER_SHARE * 5e6, rel=0.05)
+
+
+def test_the_sampler_pays_its_part_of_a_debt(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process(0.01)
+    monkeypatch.setattr(recorder, "stretch", 1.0)
+    reckoning = process.budget
+    reckoning._sampler_s = reckoning._background_s = 3.4e6
+    for level_s, stretched in ((1.0, False), (0.0, False), (-1.0, True), (-5.0, True)):
+        recorder.stretch, reckoning._level_ns = 1.0, level_s * 1e7
+        reckoning._stretch()
+        assert (recorder.stretch > 1.0) == stretched
+    for _ in range(60):
+        before = recorder.stretch
+        reckoning._stretch()
+        reckoning._background_s -= reckoning._sampler_s * (1 - before / recorder.stretch)
+        reckoning._sampler_s *= before / recorder.stretch
+    assert reckoning._sampler_s == pytest.approx(budget.SAMPLER_SHARE * budget.LEAST_REST * 1e7, rel=0.05)
 
 
 def test_without_pressure_nothing_is_cut() -> None:

@@ -80,11 +80,11 @@ def test_before_the_first_look_calls_cost_more_than_in_a_loop() -> None:
 
 
 @pytest.mark.parametrize("calibrated", [True, False])
-def test_a_few_calls_tell_nothing(calibrated: bool) -> None:
+def test_a_few_calls_tell_nothing_but_that_the_first_are_cold(calibrated: bool) -> None:
     warm(span_ns=2_000.0 if calibrated else 0.0)
     spans.extend([50_000] * (costs.FEWEST - 1 if calibrated else 100))
     prices.follow()
-    assert prices.open_ns == 3_000
+    assert prices.open_ns == 3_000 * costs.UNSEEN
 
 
 def test_the_latest_calls_count() -> None:
@@ -167,6 +167,20 @@ def test_the_reckoning_thins_by_the_new_price_at_once(loaded: Any) -> None:
     assert dear < 0.4, "1 500 calls of 30 us are four times the budget"
 
 
+def test_the_first_reckoning_has_the_purse_charged_with_the_price_of_the_day(loaded: Any) -> None:
+    """A probe is made with the price of before the first look at this machine; the advance is spent by that."""
+    with testing.FakeClock() as clock:
+        module = loaded()
+        module.f()
+        probe = module.probe("f")
+        warm(open_ns=20_000.0)
+        assert session.current is not None and not session.current.budget.accounts
+        clock.advance(s=1.0)
+        session.current.budget.tick()
+        assert probe.price_ns == prices.open_ns == 20_000 * costs.UNSEEN
+        assert session.current.budget.accounts[probe].price_ns == probe.price_ns
+
+
 def calibrate(installer: Any) -> None:
     """Calibrate as the background thread does."""
 
@@ -208,3 +222,23 @@ def test_calibration_leaves_the_spans_of_the_application(loaded: Any) -> None:
     assert prices.warm_span_ns > 0
     assert prices.warm_span_ns < prices.warm_ns
     assert set(range(40)) <= {*spans}
+
+
+@pytest.mark.skipif(sys.platform == "emscripten", reason="no threads there")
+@pytest.mark.parametrize("timed", [False, True])
+def test_stopwatches_are_measured_where_there_are_some_and_for_a_few_rounds(
+    timed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_flushes: None
+) -> None:
+    """Each round is paid from the budget of the first seconds."""
+    monkeypatch.setattr(wiring.Session, "_reckon", lambda self: None)
+    options = {"policy": "profile_if_slow", "threshold": "100ms"} if timed else {}
+    for load in mechanisms.loads(tmp_path):
+        module = load("spliced_at_import", SOURCE, **options)
+        module.f()
+        recorder.tick()
+        assert session.current is not None
+        for _ in range(10):
+            calibrate(session.current.installer)
+        assert prices.rounds == calibration._ROUNDS
+        assert prices.timed_rounds == (calibration._ROUNDS if timed else 0)
+        assert (prices.stopwatch_ns != 150.0) == timed
