@@ -155,22 +155,25 @@ class Governor:
         self._owner = get_ident()
         try:
             while thread.wanted:
-                slept_ns, waited_ns = monotonic_ns(), self.meter.waited_ns()
-                if not thread.pause(PERIOD_S):
-                    return
-                late_ns = monotonic_ns() - slept_ns - _PERIOD_NS
-                self.meter.woke(late_ns - (self.meter.waited_ns() - waited_ns))
-                self._look_guarded()
+                try:
+                    self._turn(thread)
+                except Exception as error:
+                    guard.count("governor", error)
+                    thread.pause(PERIOD_S)
         finally:
             self._owner = 0
 
-    def _look_guarded(self) -> None:
+    def _turn(self, thread: Background) -> None:
+        slept_ns, waited_ns = monotonic_ns(), self.meter.waited_ns()
+        if not thread.pause(PERIOD_S):
+            return
         used_ns = thread_ns()
+        late_ns = monotonic_ns() - slept_ns - _PERIOD_NS
+        self.meter.woke(late_ns - (self.meter.waited_ns() - waited_ns))
         try:
             self.look()
-        except Exception as error:
-            guard.report("governor", error)
-        self.busy_ns += thread_ns() - used_ns
+        finally:
+            self.busy_ns += thread_ns() - used_ns
 
     def look(self) -> None:
         """Look once; pause or resume when it is time to."""

@@ -259,19 +259,27 @@ class Import:
             if names.get("__loader__") is self._taken:
                 names["__loader__"] = self.loader
 
+    # The four that an import calls: what they are asked for goes on whatever happens to us.
+
     def _enter(self, module: ModuleType) -> ModuleType:
-        self._taken.__dict__.pop("exec_module", None)
-        self._module = module
-        self._restore(module)
+        try:
+            self._taken.__dict__.pop("exec_module", None)
+            self._module = module
+            self._restore(module)
+        except Exception as error:
+            guard.report("importing", error)
         return module
 
     def _asked(self, name: str) -> str:
         """Step back when the code is about to run; who only looks at it may do so any number of times."""
         asker = sys._getframe(1)
-        if asker.f_code is _PLAIN_EXEC_CODE or asker.f_globals.get("__name__") == "runpy":
-            self._taken.__dict__.pop("get_code", None)
-            self._taken.__dict__.pop("exec_module", None)
-        self._restore(None)
+        try:
+            if asker.f_code is _PLAIN_EXEC_CODE or asker.f_globals.get("__name__") == "runpy":
+                self._taken.__dict__.pop("get_code", None)
+                self._taken.__dict__.pop("exec_module", None)
+            self._restore(None)
+        except Exception as error:
+            guard.report("importing", error)
         return name
 
     def _rewrite(self, code: CodeType | None) -> CodeType | None:
@@ -286,11 +294,10 @@ class Import:
         return result
 
     def _leave(self, _: object) -> None:
-        self._taken.__dict__.pop("get_code", None)
-        module, self._module = self._module, None
-        if self._done or module is None or not self._finder.active:
-            return
         try:
-            self._after(module)
+            self._taken.__dict__.pop("get_code", None)
+            module, self._module = self._module, None
+            if not self._done and module is not None and self._finder.active:
+                self._after(module)
         except Exception as error:
             guard.report("importing", error)

@@ -23,6 +23,7 @@ DECORATOR = "decorator"
 REMOVED_LISTED = 1_000
 MEASURING = ("installed", "shed")
 SPLICE = "splice"
+_UNFINISHED_KEPT = 8
 
 
 class Installer:
@@ -35,6 +36,7 @@ class Installer:
         decorations: target → kind → options of the decorators in the code.
         matched_rules: indexes of the rules that matched a function so far.
         blocked: targets whose decorators a `policy: none` switches off.
+        unfinished: the policies that were in force before, while a change from them has not come to its end.
         on_installed: called with each new probe.
         on_resting: called with the target and the grant of a probe that waits for its first call.
         on_woken: called with a probe made then.
@@ -52,6 +54,8 @@ class Installer:
         self.removed: dict[tuple[str, str, int], Probe] = {}
         self.decorations: dict[str, dict[str, dict[str, Any]]] = {}
         self._before: dict[tuple[str, str], Probe] = {}
+        self._left_over: list[Probe] = []
+        self.unfinished: tuple[Policy | None, ...] = ()
         self.aliases: dict[str, tuple[str, ...]] = {}
         self.matched_rules: set[int] = set()
         self.blocked: set[str] = set()
@@ -254,17 +258,21 @@ class Installer:
         """Go by another policy from here on; the probes there are wait to be taken over."""
         # Other threads import meanwhile: what they make from here on is the new policy's.
         self.dormant.begin_change()
-        self._before, self.made = self.made, {}
+        # What a change that a fault of ours cut short has left is still to be taken over, or to end.
+        self._left_over += [each for key, each in self._before.items() if key in self.made]
+        self.unfinished = (*self.unfinished, self.policy)[-_UNFINISHED_KEPT:]
+        self._before, self.made = {**self._before, **self.made}, {}
         self.matched_rules = set()
         self.blocked = set()
         self.policy = policy
 
     def end_change(self) -> list[Probe]:
         """Let go of the probes that nothing has taken over; return them."""
-        gone, self._before = list(self._before.values()), {}
+        gone = [*self._left_over, *self._before.values()]
         for each in gone:
             turns.end(each, "no rule of the policy in force names it")
             self.removed[each.target, each.policy, id(each.strategy)] = each
+        self._left_over, self._before, self.unfinished = [], {}, ()
         while len(self.removed) > REMOVED_LISTED:
             self.removed.pop(next(iter(self.removed)), None)
         return gone
@@ -272,7 +280,7 @@ class Installer:
     def known_gates(self) -> list[Gate]:
         """Return every gate there is, those without a probe included where a wrapper keeps them."""
         found = {id(each): each for each in self._wrapped.values()}
-        for probe in [*self.made.values(), *self._before.values()]:
+        for probe in [*self.made.values(), *self._before.values(), *self._left_over]:
             for each in probe.gates:
                 found[id(each)] = each
         return list(found.values())

@@ -65,8 +65,8 @@ def apply(installer: Installer, policy: Policy) -> list[Probe]:
 
 
 def _apply(installer: Installer, policy: Policy, pace: Pace, may_rest: bool) -> list[Probe]:
-    same_functions = _matches(installer.policy) == _matches(policy)
-    old_policy = installer.policy
+    old_policies = (*installer.unfinished, installer.policy)
+    same_functions = all(_matches(each) == _matches(policy) for each in old_policies)
     dormant = installer.dormant
     dormant.wake_surely(pace.over(dormant.gates.copy(), lambda gate: dormant.changes(gate, policy)))
     installer.begin_change(policy)
@@ -81,7 +81,9 @@ def _apply(installer: Installer, policy: Policy, pace: Pace, may_rest: bool) -> 
         _recode(
             installer,
             pace,
-            lambda name: policy.covers(name) or name in decorated or _covered(old_policy, name),
+            lambda name: (
+                policy.covers(name) or name in decorated or any(_covered(each, name) for each in old_policies)
+            ),
         )
     return installer.end_change()
 

@@ -86,7 +86,7 @@ class Watcher:
         """Look once; call `changed` with the content if it is another than last time, `gone` when there is no file.
 
         What `changed` does not like may be half of a file: it is asked again, for good, if the next look finds the
-        same.
+        same. So it is after a fault of ours.
 
         Args:
             pause: sleeps for some seconds; False: give up.
@@ -110,6 +110,9 @@ class Watcher:
         self._signature = signature
         if content != self._content:
             self._content = content
+            self._doubtful = (
+                True  # also when a fault of ours leaves it half done: the next look makes up for it
+            )
             self._doubtful = not self._changed(content, False)
 
     def _ask_again(self) -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 import weakref
 
-from autoprof import store_bounds, store_file
+from autoprof import guard, store_bounds, store_file
 from autoprof.errors import StoreError
 from autoprof.primitives import allocate_lock, get_ident
 from autoprof.store_batch import Batch, Ids, store_text
@@ -134,7 +134,12 @@ class StoreWriter:
             self._attempt(store, _BUSY_S)
             if whole and states is not None:
                 self.stated = True
-            self._keep_bounds(now_ns)
+            try:
+                self._keep_bounds(now_ns)
+            except Exception as problem:  # beware: whoever hears of it gives the same batch again
+                self._disconnect()
+                if not isinstance(problem, (sqlite3.Error, OSError)):
+                    guard.count("store", problem)
 
     def close(self, now_ns: int) -> None:
         """Mark the process as ended, if it ever wrote, and let go of the file. Can be called again.
@@ -254,20 +259,17 @@ class StoreWriter:
         connection, process = self._connection, self._process
         assert connection is not None
         assert process is not None
-        try:
-            full = store_bounds.used_bytes(connection) > store_bounds.tables_limit(self._max_size_bytes)
-            if full:
-                store_bounds.shrink(connection, process, self._run, now_ns, self._max_size_bytes)
-            if time.monotonic() >= self._housekeeping_s:
-                self._housekeeping_s = time.monotonic() + _HOUSEKEEPING_S
-                store_bounds.fold_slots(connection, process, now_ns)
-                store_bounds.drop_old_runs(connection, self._run, now_ns - self._max_age_ns)
-                store_bounds.give_back(connection, self._max_size_bytes)
-                if self._private:
-                    limits = (self._max_size_bytes, self._max_age_ns)
-                    store_bounds.drop_old_files(self._folder, self.path, self._run, now_ns, *limits)
-        except (sqlite3.Error, OSError):
-            self._disconnect()
+        full = store_bounds.used_bytes(connection) > store_bounds.tables_limit(self._max_size_bytes)
+        if full:
+            store_bounds.shrink(connection, process, self._run, now_ns, self._max_size_bytes)
+        if time.monotonic() >= self._housekeeping_s:
+            self._housekeeping_s = time.monotonic() + _HOUSEKEEPING_S
+            store_bounds.fold_slots(connection, process, now_ns)
+            store_bounds.drop_old_runs(connection, self._run, now_ns - self._max_age_ns)
+            store_bounds.give_back(connection, self._max_size_bytes)
+            if self._private:
+                limits = (self._max_size_bytes, self._max_age_ns)
+                store_bounds.drop_old_files(self._folder, self.path, self._run, now_ns, *limits)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

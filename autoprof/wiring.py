@@ -169,11 +169,12 @@ class Session:
         old, self.policy = self.policy, policy
         loading.name_environment(policy)
         recorder.interval_ns = INTERVAL_NS
+        self._moves = self._moves or old is None or _place(old) != _place(policy)
         self._hook_imports()
-        self._telling_later = []
+        self._telling_later = self._telling_later or []
         gone = regrant.apply(self.installer, policy)
         compiled.report_imported(self.installer, [name for name in list(sys.modules) if policy.covers(name)])
-        self._moves = old is None or _place(old) != _place(policy) or not self.installer.made
+        self._moves = self._moves or not self.installer.made
         self.governor.retarget(policy)
         self.budget.change(policy.budget)
         for each in list(self.installer.made.values()):

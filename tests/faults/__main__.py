@@ -1,11 +1,13 @@
 """`python -m tests.faults [--nth N] [--error NAME] [STRATEGY...]`: what the application noticed of faults of ours.
 
-Without arguments exhaustive: every error at the first and the third call of every function.
+Without arguments exhaustive: every error at the first and the third call of every function. "living" for a strategy is
+a session that lives: reloads, load, an empty purse, imports.
 """
 
 import argparse
 import logging
 
+from tests.faults import living
 from tests.faults.injector import ERRORS, run
 
 parser = argparse.ArgumentParser()
@@ -23,7 +25,8 @@ for strategy in asked.strategies or ["sample"]:
     fired = identical = counted = 0
     sites = set()
     part = slice(asked.part[0], None, asked.part[1])
-    for each in run({"strategy": strategy}, asked.nth or (1, 3), asked.error or list(ERRORS), part):
+    which = asked.nth or (1, 3), asked.error or list(ERRORS), part
+    for each in living.run(*which) if strategy == "living" else run({"strategy": strategy}, *which):
         if not each.fired:
             continue
         sites.add(each.site)

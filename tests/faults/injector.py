@@ -72,24 +72,36 @@ class Result(NamedTuple):
     noticed: str
 
 
-def sites() -> Iterator[Site]:
-    """Find every Python function and method of the package."""
+def _modules(left_out: set[str], inner: bool) -> Iterator[str]:
     for each in pkgutil.iter_modules(autoprof.__path__):
-        if each.name in LEFT_OUT or each.ispkg:
-            continue
-        module = importlib.import_module(f"autoprof.{each.name}")
+        if not each.ispkg and each.name not in left_out:
+            yield each.name
+    for package in ("rewrite", "strategies") if inner else ():
+        path = importlib.import_module(f"autoprof.{package}").__path__
+        yield from (f"{package}.{each.name}" for each in pkgutil.iter_modules(path))
+
+
+def sites(left_out: set[str] = LEFT_OUT, inner: bool = False) -> Iterator[Site]:
+    """Find every Python function and method of the package.
+
+    Args:
+        left_out: modules to pass over.
+        inner: those of `rewrite` and `strategies` too.
+    """
+    for short in _modules(left_out, inner):
+        module = importlib.import_module(f"autoprof.{short}")
         for name, value in sorted(vars(module).items()):
             if getattr(value, "__module__", None) != module.__name__:
                 continue
             if inspect.isfunction(value):
-                yield Site(each.name, name, value)
+                yield Site(short, name, value)
             elif inspect.isclass(value) and not issubclass(value, BaseException):
                 for method, function in sorted(vars(value).items()):
                     if (
                         isinstance(function, FunctionType)
                         and function.__code__.co_filename == module.__file__
                     ):
-                        yield Site(each.name, f"{name}.{method}", function)
+                        yield Site(short, f"{name}.{method}", function)
 
 
 def places(original: Any) -> Iterator[tuple[Any, str]]:
