@@ -49,6 +49,28 @@ def test_a_fault_in_a_function_of_ours_is_not_noticed() -> None:
     assert ": counted" in ended.stdout, ended.stdout
 
 
+def test_in_a_session_that_lives_no_fault_is_noticed_and_all_works_again() -> None:
+    """Reloads, load, an empty purse, imports; a sixteenth of the functions, `tests.faults living` has them all."""
+    ended = faults("--nth", "1", "--error", "Exception", "--part", "3", "16", "living")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count(": counted") > 15, ended.stdout
+
+
+@pytest.mark.parametrize("error", ["Exception", "MemoryError"])
+def test_what_a_fault_leaves_half_done_is_made_up_for(error: str) -> None:
+    """A change of policy is asked for again, and a batch that is stored is not written twice."""
+    places = [
+        "gate.Gate.close", "governor.Governor._turn", "importhook.Import._restore", "installer.Installer.end_change",
+        "living.functions_of", "probe.Probe.leave", "regrant._recode", "regrant._retire",
+        "store_bounds._Transaction.__exit__", "store_writer.StoreWriter._keep_bounds", "strategies.calls.Calls.__init__",
+        "turns.end",
+    ]  # fmt: skip
+    ended = faults("--nth", "1", "--error", error, *(f"--site={each}" for each in places), "living")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    for each in places:
+        assert f"living {each} {error} call 1: " in ended.stdout, f"{each} was not reached"
+
+
 @pytest.mark.parametrize("part", range(2))
 def test_a_foreign_call_that_fails_is_not_noticed(part: int) -> None:
     """Each error in turn at the first and a middle call of os, sqlite3, threads, …, under every kind of policy.

@@ -16,6 +16,7 @@ parser.add_argument("--error", choices=list(ERRORS), action="append")
 parser.add_argument(
     "--part", type=int, nargs=2, metavar=("K", "N"), default=(0, 1), help="every N-th from the K-th"
 )
+parser.add_argument("--site", action="append", help="only this function, as the lines of the output name it")
 parser.add_argument("strategies", nargs="*")
 asked = parser.parse_args()
 logging.getLogger("autoprof").addHandler(logging.NullHandler())
@@ -25,7 +26,7 @@ for strategy in asked.strategies or ["sample"]:
     fired = identical = counted = 0
     sites = set()
     part = slice(asked.part[0], None, asked.part[1])
-    which = asked.nth or (1, 3), asked.error or list(ERRORS), part
+    which = asked.nth or (1, 3), asked.error or list(ERRORS), part, asked.site
     for each in living.run(*which) if strategy == "living" else run({"strategy": strategy}, *which):
         if not each.fired:
             continue

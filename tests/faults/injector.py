@@ -9,7 +9,7 @@ import pkgutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -186,10 +186,18 @@ def inject(site: Site, error: str, nth: int, options: dict[str, Any], folder: st
     return Result(f"{site.module}.{site.name}", error, nth, fired, got == expected, counted, noticed)
 
 
-def run(options: dict[str, Any], nths: tuple[int, ...], errors: list[str], part: slice) -> Iterator[Result]:
+def chosen(found: Iterable[Site], part: slice, names: list[str] | None) -> list[Site]:
+    """Return a part of the places, or those of these names."""
+    return [each for each in found if names is None or f"{each.module}.{each.name}" in names][part]
+
+
+def run(
+    options: dict[str, Any], nths: tuple[int, ...], errors: list[str], part: slice, names: list[str] | None = None
+) -> Iterator[Result]:
     """Inject everywhere, one fresh session each."""
     with tempfile.TemporaryDirectory() as folder:
-        for site in [each for each in sites() if f"{each.module}.{each.name}" not in ENTRIES][part]:
+        found = [each for each in sites() if f"{each.module}.{each.name}" not in ENTRIES]
+        for site in chosen(found, part, names):
             for nth in nths:
                 for error in errors:
                     yield inject(site, error, nth, options, folder)

@@ -22,7 +22,7 @@ from typing import Any
 import autoprof
 from autoprof import guard, load, reload, session
 from autoprof.costs import purse
-from tests.faults.injector import ERRORS, WORKLOAD, Result, Site, places, sites, work
+from tests.faults.injector import ERRORS, WORKLOAD, Result, Site, chosen, places, sites, work
 
 LEFT_OUT = {
     "__main__", "advice", "bootstrap", "cli", "comparison", "decorators", "doctor", "explain", "guard", "launcher",
@@ -287,9 +287,11 @@ def _on_path(folder: str) -> Iterator[None]:
         time.sleep(0)
 
 
-def run(nths: tuple[int, ...], errors: list[str], part: slice) -> Iterator[Result]:
+def run(
+    nths: tuple[int, ...], errors: list[str], part: slice, names: list[str] | None = None
+) -> Iterator[Result]:
     """Inject everywhere, one fresh session each."""
-    for site in living_sites()[part]:
+    for site in chosen(living_sites(), part, names):
         for nth in nths:
             for error in errors:
                 yield inject(site, error, nth)
