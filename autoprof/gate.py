@@ -6,6 +6,10 @@ open call is drawn from the geometric distribution, so every call is an independ
 
 Atomicity: under the GIL, CPython switches threads only at calls, function starts and backward jumps. Every group of
 assignments below that must be seen as one is written without any of these in between.
+
+Measured and left (3.12, a Flask service under valgrind): an iterator over a shared tuple as the constant itself, wound
+back by a second one every 128 calls, needs no gate on the way of a closed call, but a branch: 147 instructions and 5.1
+cache misses a call instead of 131 and 4.6. A jump on the tick's truth in place of a POP_TOP saves 6 of 165 (3.11).
 """
 
 from __future__ import annotations
