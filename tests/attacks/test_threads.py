@@ -81,7 +81,8 @@ def test_a_gate_open_now_and_then_counts_every_call() -> None:
     assert stampede(positional) == 0
     calls, accounted = balance(seen)
     assert calls == THREADS * CALLS
-    assert abs(accounted - calls / 3) < calls * 0.01, (calls, accounted)
+    # Each time two find it open together is a sample more: by the thousand where other programs share the machine.
+    assert -0.01 < accounted / calls - 1 / 3 < 0.05, (calls, accounted)
 
 
 @attack
