@@ -195,8 +195,9 @@ class Living:
         for cpu in (0.99, 0.1):
             self._press(cpu)
         self._act()
-        self._flush()
         now = self.now
+        now.flusher._retry_ns = 0  # a write that failed is tried again after five seconds
+        self._flush()
         wrong = []
         if len(now.policy.rules) != FIRST.count("match:"):
             wrong.append("the policy in force is not the file's")
