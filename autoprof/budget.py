@@ -10,8 +10,8 @@ level is *shed*: sampled for a while, its stopwatch closed.
 
 Each sampled call carries the factor it was drawn with, and counts for as many in every estimate.
 
-At the start the purse holds three seconds' worth in advance (at 1 %: some 3 000 sampled calls), which the first ten
-seconds pay back, and a second's worth more: before enough calls were timed they are charged too little. Later it
+At the start the purse holds three seconds' worth in advance (at 1 %: 1 000 to 3 000 sampled calls), which the first
+ten seconds pay back, and a second's worth more: before enough calls were timed they are charged too little. Later it
 gathers at most 1.2 seconds' worth.
 """
 

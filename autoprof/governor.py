@@ -158,7 +158,7 @@ class Governor:
                 try:
                     self._turn(thread)
                 except Exception as error:
-                    guard.count("governor", error)
+                    guard.note("governor", error)
                     thread.pause(PERIOD_S)
         finally:
             self._owner = 0

@@ -24,6 +24,7 @@ REMOVED_LISTED = 1_000
 MEASURING = ("installed", "shed")
 SPLICE = "splice"
 _UNFINISHED_KEPT = 8
+"""Edits in a row that faults of ours may cut short before functions are forgotten that only the first of them named."""
 
 
 class Installer:

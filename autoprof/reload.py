@@ -110,9 +110,8 @@ class Watcher:
         self._signature = signature
         if content != self._content:
             self._content = content
-            self._doubtful = (
-                True  # also when a fault of ours leaves it half done: the next look makes up for it
-            )
+            # Doubtful also when a fault of ours leaves it half done: the next look makes up for it.
+            self._doubtful = True
             self._doubtful = not self._changed(content, False)
 
     def _ask_again(self) -> None:

@@ -136,10 +136,11 @@ class StoreWriter:
                 self.stated = True
             try:
                 self._keep_bounds(now_ns)
+            except (sqlite3.Error, OSError):
+                self._disconnect()
             except Exception as problem:  # beware: whoever hears of it gives the same batch again
                 self._disconnect()
-                if not isinstance(problem, (sqlite3.Error, OSError)):
-                    guard.count("store", problem)
+                guard.note("store", problem)
 
     def close(self, now_ns: int) -> None:
         """Mark the process as ended, if it ever wrote, and let go of the file. Can be called again.

@@ -171,7 +171,7 @@ class Session:
         recorder.interval_ns = INTERVAL_NS
         self._moves = self._moves or old is None or _place(old) != _place(policy)
         self._hook_imports()
-        self._telling_later = self._telling_later or []
+        self._telling_later = self._telling_later or []  # left by a change that a fault of ours cut short
         gone = regrant.apply(self.installer, policy)
         compiled.report_imported(self.installer, [name for name in list(sys.modules) if policy.covers(name)])
         self._moves = self._moves or not self.installer.made

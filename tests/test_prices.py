@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import random
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 
 from autoprof import calibration, costs, guard, session, testing, wiring
 from autoprof.costs import prices, spans
+from autoprof.primitives import get_ident
 from autoprof.sampler import recorder
 from tests import mechanisms
 from tests.mechanisms import Loaded
@@ -182,18 +181,11 @@ def test_the_first_reckoning_has_the_purse_charged_with_the_price_of_the_day(loa
 
 
 def calibrate(installer: Any) -> None:
-    """Calibrate as the background thread does."""
-
-    def work() -> None:
-        calibration.calibrate(installer)
-        guard.suppressed.discard(threading.get_ident())  # as our own threads do: another may get that number
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
+    """Calibrate as the background thread does, on this one, which is measured again afterwards."""
+    calibration.calibrate(installer)
+    guard.suppressed.discard(get_ident())
 
 
-@pytest.mark.skipif(sys.platform == "emscripten", reason="no threads there")
 def test_a_round_without_spans_leaves_what_others_have_found(
     loaded: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +199,6 @@ def test_a_round_without_spans_leaves_what_others_have_found(
     assert prices.warm_ns < 10**6 and prices.warm_span_ns == 2_000.0
 
 
-@pytest.mark.skipif(sys.platform == "emscripten", reason="no threads there")
 def test_calibration_leaves_the_spans_of_the_application(loaded: Any) -> None:
     module = loaded()
     module.f()
@@ -224,7 +215,6 @@ def test_calibration_leaves_the_spans_of_the_application(loaded: Any) -> None:
     assert set(range(40)) <= {*spans}
 
 
-@pytest.mark.skipif(sys.platform == "emscripten", reason="no threads there")
 @pytest.mark.parametrize("timed", [False, True])
 def test_stopwatches_are_measured_where_there_are_some_and_for_a_few_rounds(
     timed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_flushes: None

@@ -78,11 +78,18 @@ def test_a_gate_open_now_and_then_counts_every_call() -> None:
     """Two threads can find the gate open together; the count of calls stays exact all the same."""
     sys.setswitchinterval(1e-6)
     seen = probe(positional, rate=1 / 3)
-    assert stampede(positional) == 0
-    calls, accounted = balance(seen)
-    assert calls == THREADS * CALLS
-    # Each time two find it open together is a sample more: by the thousand where other programs share the machine.
-    assert -0.01 < accounted / calls - 1 / 3 < 0.05, (calls, accounted)
+    excess: list[float] = []
+    before = 0
+    for turn in range(1, 4):
+        assert stampede(positional) == 0
+        calls, accounted = balance(seen)
+        assert calls == turn * THREADS * CALLS
+        excess.append((accounted - before) / (THREADS * CALLS) - 1 / 3)
+        before = accounted
+        if abs(excess[-1]) < 0.01:
+            return
+    # Where other programs share the machine, two find it open together by the thousand: but not three times in a row.
+    raise AssertionError(excess)
 
 
 @attack

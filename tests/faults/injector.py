@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import pkgutil
@@ -142,6 +143,32 @@ def work(module: ModuleType) -> list[Any]:
     return seen
 
 
+@contextlib.contextmanager
+def failing(site: Site, error: str, nth: int) -> Iterator[list[str]]:
+    """Have a function raise at its n-th call, and nothing counted before; gives a list that has an entry if it did."""
+    guard.internal_errors.clear()
+    guard._logged.clear()
+    calls = 0
+    fired: list[str] = []
+
+    def faulty(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            fired.append(error)
+            raise ERRORS[error]("injected")
+        return site.original(*args, **kwargs)
+
+    changed = list(places(site.original))
+    for owner, name in changed:
+        setattr(owner, name, faulty)
+    try:
+        yield fired
+    finally:
+        for owner, name in changed:
+            setattr(owner, name, site.original)
+
+
 def inject(site: Site, error: str, nth: int, options: dict[str, Any], folder: str) -> Result:
     """Run the application under a policy with a function that raises from its n-th call on... once."""
     plain = ModuleType("prey")
@@ -155,22 +182,7 @@ def inject(site: Site, error: str, nth: int, options: dict[str, Any], folder: st
     code = compile(WORKLOAD, "/nowhere/prey.py", "exec")
     sys.modules["prey"] = module
     exec(session.current.installer.rewrite_code(code, "prey"), module.__dict__)
-    guard.internal_errors.clear()
-    guard._logged.clear()
-    calls = fired = 0
-
-    def faulty(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls, fired
-        calls += 1
-        if calls == nth:
-            fired += 1
-            raise ERRORS[error]("injected")
-        return site.original(*args, **kwargs)
-
-    changed = list(places(site.original))
-    for owner, name in changed:
-        setattr(owner, name, faulty)
-    try:
+    with failing(site, error, nth) as fired:
         got = work(module)
         noticed = next((f"{a!r} became {b!r}" for a, b in zip(expected, got, strict=False) if a != b), "")
         try:
@@ -178,12 +190,9 @@ def inject(site: Site, error: str, nth: int, options: dict[str, Any], folder: st
         except BaseException as escaped:
             if "injected" not in str(escaped):
                 raise
-    finally:
-        for owner, name in changed:
-            setattr(owner, name, site.original)
     counted = bool(guard.internal_errors)
     session.stop()
-    return Result(f"{site.module}.{site.name}", error, nth, fired, got == expected, counted, noticed)
+    return Result(f"{site.module}.{site.name}", error, nth, len(fired), got == expected, counted, noticed)
 
 
 def chosen(found: Iterable[Site], part: slice, names: list[str] | None) -> list[Site]:

@@ -13,7 +13,6 @@ import sqlite3
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +21,7 @@ from typing import Any
 import autoprof
 from autoprof import guard, load, reload, session
 from autoprof.costs import purse
-from tests.faults.injector import ERRORS, WORKLOAD, Result, Site, chosen, places, sites, work
+from tests.faults.injector import WORKLOAD, Result, Site, chosen, failing, sites, work
 
 LEFT_OUT = {
     "__main__", "advice", "bootstrap", "cli", "comparison", "decorators", "doctor", "explain", "guard", "launcher",
@@ -226,55 +225,30 @@ def living_sites() -> list[Site]:
     return [each for each in sites(LEFT_OUT, inner=True) if f"{each.module}.{each.name}" not in ENTRIES]
 
 
-def plain() -> tuple[list[Any], list[Any]]:
-    """Return what the application does once without autoprof, and what the late module gives."""
+def expected() -> list[Any]:
+    """Return what the application sees in `live` without autoprof."""
     module = ModuleType("prey")
     exec(compile(WORKLOAD, "/nowhere/prey.py", "exec"), module.__dict__)
-    return work(module), [8, 3, ["twice", "Late"]]
-
-
-def expected() -> list[Any]:
-    """Return what the application must see in `live`."""
-    act, late = plain()
+    act, late = work(module), [8, 3, ["twice", "Late"]]
     return [*act * 3, *late, *act * (ACTS - 3)]
 
 
-def inject(site: Site | None, error: str, nth: int) -> Result:
-    """Live once with a function that raises at its n-th call; None: with nothing that raises."""
-    calls = fired = 0
-
-    def faulty(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls, fired
-        calls += 1
-        if calls == nth:
-            fired += 1
-            raise ERRORS[error]("injected")
-        assert site is not None
-        return site.original(*args, **kwargs)
-
+def inject(site: Site, error: str, nth: int) -> Result:
+    """Live once with a function that raises at its n-th call."""
     with tempfile.TemporaryDirectory() as folder, _on_path(folder):
-        guard.internal_errors.clear()
-        guard._logged.clear()
         living = Living(folder)
-        changed = list(places(site.original)) if site is not None else []
-        for owner, name in changed:
-            setattr(owner, name, faulty)
-        try:
+        with failing(site, error, nth) as fired:
             living.live()
-        finally:
-            for owner, name in changed:
-                setattr(owner, name, site.original)  # type: ignore[union-attr]
         counted = bool(guard.internal_errors)
-        wanted, got = expected(), living.seen[:]
-        noticed = next((f"{a!r} became {b!r}" for a, b in itertools.zip_longest(wanted, got) if a != b), "")
+        pairs = itertools.zip_longest(expected(), living.seen)
+        noticed = next((f"{a!r} became {b!r}" for a, b in pairs if a != b), "")
         if living.escaped:
             noticed = noticed or f"a thread of ours died of {living.escaped}"
         noticed = noticed or living.recover()
         session.stop()
         noticed = noticed or counted_twice(folder)
         sys.modules.pop(living.late_name, None)
-    name = f"{site.module}.{site.name}" if site is not None else "nothing"
-    return Result(name, error, nth, fired, not noticed, counted, noticed)
+    return Result(f"{site.module}.{site.name}", error, nth, len(fired), not noticed, counted, noticed)
 
 
 @contextlib.contextmanager
@@ -285,7 +259,6 @@ def _on_path(folder: str) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(folder)
-        time.sleep(0)
 
 
 def run(
