@@ -106,6 +106,7 @@ class Process:
 
     def __init__(self, share: float, probes: int = 1, rate: float = 1.0, price_ns: float = 3_000.0) -> None:
         self.clock = testing.FakeClock()
+        prices.rounds = 0  # so that it stays that, whatever other tests have measured in this process
         prices.charge(prices.warm_ns)  # what a look at the first calls would have found
         self.share, self.price_ns = share, price_ns
         self.probes = [SimulatedProbe(rate, price_ns) for _ in range(probes)]
