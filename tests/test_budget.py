@@ -31,6 +31,14 @@ SOURCE = "def f(x=1, *, act=None):\n    if act: act()\n    return x\n"
 WEBASSEMBLY = sys.platform == "emscripten"
 
 
+@pytest.fixture(autouse=True)
+def known_prices() -> Iterator[None]:
+    """Other tests' sessions have measured this machine, and their spans are of their calls."""
+    costs.prices.forget()
+    yield
+    costs.prices.forget()
+
+
 @pytest.fixture
 def load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_flushes: None
@@ -106,7 +114,6 @@ class Process:
 
     def __init__(self, share: float, probes: int = 1, rate: float = 1.0, price_ns: float = 3_000.0) -> None:
         self.clock = testing.FakeClock()
-        prices.rounds = 0  # so that it stays that, whatever other tests have measured in this process
         prices.charge(prices.warm_ns)  # what a look at the first calls would have found
         self.share, self.price_ns = share, price_ns
         self.probes = [SimulatedProbe(rate, price_ns) for _ in range(probes)]
