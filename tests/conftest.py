@@ -15,7 +15,7 @@ from types import ModuleType
 
 import pytest
 
-from autoprof import calls, flusher, guard
+from autoprof import calls, costs, flusher, guard
 
 calls.measure_under_coverage = True
 
@@ -83,6 +83,14 @@ def nothing_left_behind() -> Iterator[None]:
 def no_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the background thread write nothing by itself: it takes what a test is about to look at."""
     monkeypatch.setattr(flusher, "SOONEST_FLUSH_NS", 1 << 62)
+
+
+@pytest.fixture
+def known_prices() -> Iterator[None]:
+    """Go by the usual prices: other tests' sessions have measured this machine."""
+    costs.prices.forget()
+    yield
+    costs.prices.forget()
 
 
 class Environment:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprof import advice, budget, calibration, costs, gate, session, testing, wiring
+from autoprof import advice, budget, calibration, gate, session, testing, wiring
 from autoprof.budget import Account, Budget, level_of
 from autoprof.costs import prices, purse
 from autoprof.probe import IF_SLOW, Probe
@@ -30,13 +30,7 @@ BOTH = ["spliced_at_import", "decorated_at_import"]
 SOURCE = "def f(x=1, *, act=None):\n    if act: act()\n    return x\n"
 WEBASSEMBLY = sys.platform == "emscripten"
 
-
-@pytest.fixture(autouse=True)
-def known_prices() -> Iterator[None]:
-    """Other tests' sessions have measured this machine, and their spans are of their calls."""
-    costs.prices.forget()
-    yield
-    costs.prices.forget()
+pytestmark = pytest.mark.usefixtures("known_prices")
 
 
 @pytest.fixture
@@ -46,7 +40,6 @@ def load(
     """Load a module under a budget; its ticks come from the test alone, and the prices are the usual ones."""
     monkeypatch.setattr(calibration, "calibrate", lambda installer: None)
     monkeypatch.setattr(wiring.Session, "_reckon", lambda self: None)
-    costs.prices.forget()
     before = mechanisms.policy
 
     def policy(*arguments: Any, **options: Any) -> dict[str, Any]:
@@ -61,7 +54,6 @@ def load(
 
     monkeypatch.setattr(mechanisms, "policy", policy)
     yield from mechanisms.loads(tmp_path)
-    costs.prices.forget()
 
 
 @pytest.fixture(params=BOTH)

@@ -19,12 +19,7 @@ from tests.mechanisms import Loaded
 
 SOURCE = "def f(x=1, *, act=None):\n    if act: act()\n    return x\n"
 
-
-@pytest.fixture(autouse=True)
-def known_prices() -> Iterator[None]:
-    costs.prices.forget()
-    yield
-    costs.prices.forget()
+pytestmark = pytest.mark.usefixtures("known_prices")
 
 
 def warm(open_ns: float = 3_000.0, span_ns: float = 2_000.0) -> None:
