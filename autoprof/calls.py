@@ -15,7 +15,7 @@ from autoprof import arbiter, flight, gate, guard, telling
 from autoprof.budget import cut, run_out
 from autoprof.clock import monotonic_ns
 from autoprof.costs import prices, purse
-from autoprof.declining import decline, has_gate, overtaken
+from autoprof.declining import decline, has_gate, run_in_place
 from autoprof.ends import stop_strategies
 from autoprof.flight import Flight, drop, push
 from autoprof.primitives import strand_ident
@@ -128,7 +128,7 @@ def first(gate_: Gate, depth: int = 3) -> Flight | None:
         on_first_call(gate_)
         retune(gate_)
         if next(gate_.ticks, False) is not False:
-            return overtaken(gate_)
+            return run_in_place(gate_)
     except (RecursionError, MemoryError):
         gate_.begin = first
         raise
@@ -155,7 +155,7 @@ def rouse(gate_: Gate) -> Flight | None:
         on_roused()
         retune(gate_)
         if next(gate_.ticks, False) is not False:
-            return overtaken(gate_)
+            return run_in_place(gate_)
     except (RecursionError, MemoryError):
         gate_.begin = rouse
         raise
@@ -178,12 +178,14 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
     Args:
         depth: of the frame that makes the call, seen from `_take_off`.
     """
-    if next(gate_.ticks, False) is not False:
-        return overtaken(gate_)
+    claimed = False
     ident = 0
     probes = gate_.probes
     call: Flight | None = None
     try:
+        claimed = gate_.claim()
+        if not claimed:
+            return run_in_place(gate_)
         ident = strand_ident()
         entered_ns = monotonic_ns()
         if len(probes) != 1:
@@ -203,8 +205,7 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
             probes[0].charge(started_ns - entered_ns)
         if purse.left_ns < 0.0:
             cut(gate_)
-        if not gate_.arm(1):
-            gate_.used -= 1  # the inner call takes a tick of its own
+        gate_.lend()
     except BaseException as error:
         if call is not None and call.states:
             stop_strategies(call, 0, False)
@@ -212,8 +213,9 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
         if isinstance(error, MemoryError):
             count_starved(probes)
         if isinstance(error, (RecursionError, MemoryError)) or not isinstance(error, Exception):
+            gate_.used -= claimed  # `missed` counts it, or it never comes to run
             raise
-        return _begin_failed(gate_, probes, error)
+        return _begin_failed(gate_, probes, error, claimed)
     return call
 
 
@@ -224,7 +226,7 @@ def _decline(gate_: Gate, probes: tuple[Probe, ...]) -> Flight | None:
         purse.left_ns -= prices.skip_ns
         if purse.left_ns < 0.0:
             cut(gate_)
-    return decline(gate_)
+    return run_in_place(gate_)
 
 
 def _take_off(
@@ -365,8 +367,8 @@ def count_starved(probes: tuple[Probe, ...]) -> None:
         pass  # not even for this is there room; the body runs all the same
 
 
-def _begin_failed(gate_: Gate, probes: tuple[Probe, ...], error: Exception) -> Flight | None:
+def _begin_failed(gate_: Gate, probes: tuple[Probe, ...], error: Exception, claimed: bool) -> Flight | None:
     for each in probes:
         each.skip("error")
     guard.report("begin", error)
-    return decline(gate_)
+    return run_in_place(gate_) if claimed else decline(gate_)

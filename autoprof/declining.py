@@ -16,13 +16,13 @@ _SIGNATURE_FLAGS = 0x4 | 0x8 | 0x20 | 0x80 | 0x200
 
 
 def decline(gate_: Gate) -> Flight | None:
-    """Have this call run unmeasured; the last thing `begin` does, as `Gate.arm` is."""
-    gate_.arm(0)
-    return in_place(gate_) if gate_.generator_like else None
+    """Have a call that has not been counted yet run unmeasured; the last thing `begin` does."""
+    gate_.claim()
+    return run_in_place(gate_)
 
 
-def overtaken(gate_: Gate) -> Flight | None:
-    """Run the body with the tick that this call has: another thread found the gate open too and was faster."""
+def run_in_place(gate_: Gate) -> Flight | None:
+    """Run the body of a call that is counted: as one of the gap, or by `Gate.claim`."""
     return in_place(gate_) if gate_.generator_like else None
 
 

@@ -209,28 +209,49 @@ class Gate(Countdown):
         """The calls that found the gate open and a tracer on the thread."""
         return FOREVER - length_hint(self.traced)
 
-    def arm(self, inner: int) -> bool:
-        """Start the next countdown; the last thing `begin` does, so that the inner call finds its tick.
+    def claim(self) -> bool:
+        """Count the call that found the gate open and start the next countdown; the first thing `begin` does.
 
-        Args:
-            inner: ticks to add for the inner call: 1 when the call is measured, 0 when the body runs in place.
+        Other threads find the gate closed from here on: as long as it stays open, each of their calls would be sampled.
 
         Returns:
             False when somebody else (another thread, a closing) has put ticks in place first; this call then took
-            one of them.
+            one of them, and is one that the gap leaves out.
         """
-        size = draw_gap(self.scale) + inner
-        fresh = repeat(self.tick, size)
+        scale = self.scale
+        size = 0
+        fresh: Iterator[bool | None] = EXHAUSTED
+        if scale != 0.0:
+            size = draw_gap(scale)
+            fresh = repeat(self.tick, size)
         while True:
             ticks = self.ticks
             if next(ticks, False) is not False:
                 return False
             if self.ticks is ticks:
                 break
-        self.used += self.size + (1 - inner)
+        self.used += self.size + 1
         self.size = size
         self.ticks = fresh
         return True
+
+    def lend(self) -> None:
+        """Add the tick that the inner call takes, which counts instead of this one; the last thing `begin` does.
+
+        Between the last look at how many ticks are left and the new ones no thread may be switched. A call of
+        `length_hint` lets others in when it returns; `in` has it called by C code, and does not.
+        """
+        ticks = self.ticks
+        left = self.size  # all of them, as a rule: the claim is some microseconds old
+        while True:
+            fresh = repeat(self.tick, left + 1)
+            if (not left or left in map(length_hint, (ticks,))) and self.ticks is ticks:
+                self.size += 1
+                self.used -= 1
+                self.ticks = fresh
+                return
+            ticks = self.ticks
+            left = length_hint(ticks)
 
     def swap(self, size: int) -> None:
         """Replace the countdown from outside a call and fold the ticks used so far into `used`; 0 opens the gate."""
@@ -325,13 +346,20 @@ class TimedGate(Gate):
         if left:
             self.swap(left)
 
-    def arm(self, inner: int) -> bool:
-        """See `Gate.arm`."""
+    def claim(self) -> bool:
+        """See `Gate.claim`."""
         tick = self.tick
-        armed = super().arm(inner)
+        claimed = super().claim()
         if self.tick is not tick:
             self._renew()
-        return armed
+        return claimed
+
+    def lend(self) -> None:
+        """See `Gate.lend`."""
+        tick = self.tick
+        super().lend()
+        if self.tick is not tick:
+            self._renew()
 
     def swap(self, size: int) -> None:
         """See `Gate.swap`."""

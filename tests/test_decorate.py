@@ -181,7 +181,8 @@ class Log(list[Any]):
 
     def _begin(self, gate: Gate) -> Call:
         self.append("begin")
-        gate.arm(1)
+        gate.claim()
+        gate.lend()
         return Call()
 
     def _finish(self, call: Call, result: Any) -> None:

@@ -10,7 +10,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import pairwise, repeat
 from types import FunctionType
 from typing import Any
 
@@ -44,15 +44,14 @@ class Spy:
     @property
     def begin(self) -> Any:
         def begin(gate: Gate) -> Call | None:
-            if next(gate.ticks, False):
+            if not gate.claim():
                 return None
             self.opened.append(gate.calls)
             call = None
             if not self.decline():
                 call = Call()
                 call.code = gate.code()
-            if not gate.arm(call is not None) and call is not None:
-                gate.used -= 1
+                gate.lend()
             return call
 
         return begin
@@ -280,11 +279,35 @@ def test_threads_racing_swaps() -> None:
     assert spy.gate.calls == 4 * count
 
 
+@pytest.mark.parametrize("others", [1, 6, 7])
+def test_calls_of_others_while_a_tick_is_lent_are_counted(others: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads call between the look at the ticks and the new ones; a seventh finds the gate open."""
+    made = Gate(lambda gate: None, lambda call, result: None, lambda call, error: None)
+    made.swap(0)
+    assert next(made.ticks, False) is False
+    monkeypatch.setattr(gates, "draw_gap", lambda scale: 6)
+    assert made.claim() and made.calls == 1
+
+    def make(tick: bool, size: int) -> Any:
+        monkeypatch.setattr(gates, "repeat", repeat)
+        for _ in range(others):
+            if next(made.ticks, False) is False:
+                assert made.claim()
+        return repeat(tick, size)
+
+    monkeypatch.setattr(gates, "repeat", make)
+    made.lend()
+    assert next(made.ticks, False) is True
+    assert made.calls == 1 + others
+    assert len(list(made.ticks)) == (6 - others if others < 7 else 6)
+
+
 def test_a_dropped_gate_and_its_code_die() -> None:
     def begin(gate: Gate) -> Call:
         call = Call()
         call.code = gate.code and gate.code()
-        gate.arm(1)
+        gate.claim()
+        gate.lend()
         return call
 
     function = make()

@@ -132,13 +132,14 @@ def test_gaps_are_kept_and_calls_counted_while_timing_goes_on_and_off() -> None:
         before = made.calls
         tick = next(made.ticks, False)
         if tick is False:
-            assert made.arm(1)
+            assert made.claim()
+            made.lend()
             tick = next(made.ticks, False)
         assert tick is (True if number % 3 == 0 else None)
         assert made.calls == before + 1 == number
 
 
-@pytest.mark.parametrize("change", ["swap", "arm"])
+@pytest.mark.parametrize("change", ["swap", "claim", "lend"])
 def test_timing_that_begins_while_ticks_are_made_begins(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another thread may switch it on between the making of ticks and their being put in place."""
     made = _inert()
@@ -152,13 +153,17 @@ def test_timing_that_begins_while_ticks_are_made_begins(change: str, monkeypatch
         made.time_calls(True)
         return fresh
 
-    if change == "arm":
+    if change != "swap":
         made.swap(0)
+    if change == "lend":
+        assert made.claim()
     monkeypatch.setattr(gate, "repeat", make)
-    if change == "arm":
-        assert made.arm(1)
-    else:
+    if change == "swap":
         made.swap(10)
+    elif change == "claim":
+        assert made.claim()
+    else:
+        made.lend()
     assert next(made.ticks, False) is True
 
 
