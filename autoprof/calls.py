@@ -207,14 +207,15 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
             cut(gate_)
         gate_.lend()
     except BaseException as error:
+        gate_.used -= claimed  # `missed` counts it, or it never comes to run; first of all: what follows may fail too
         if call is not None and call.states:
             stop_strategies(call, 0, False)
         _ground(ident, gate_, probes)
         if isinstance(error, MemoryError):
             count_starved(probes)
         if isinstance(error, (RecursionError, MemoryError)) or not isinstance(error, Exception):
-            gate_.used -= claimed  # `missed` counts it, or it never comes to run
             raise
+        gate_.used += claimed
         return _begin_failed(gate_, probes, error, claimed)
     return call
 
