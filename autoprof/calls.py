@@ -207,7 +207,8 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
             cut(gate_)
         gate_.lend()
     except BaseException as error:
-        gate_.used -= claimed  # `missed` counts it, or it never comes to run; first of all: what follows may fail too
+        # First of all, since what follows may fail too: `missed` counts the call, or it never comes to run.
+        gate_.used -= claimed
         if call is not None and call.states:
             stop_strategies(call, 0, False)
         _ground(ident, gate_, probes)

@@ -98,14 +98,16 @@ class Installer:
         return rewrite_tree(code, one)
 
     def splice_granted(
-        self, code: CodeType, original: CodeType, module: str, qualname: str, at_import: bool = False
-    ) -> CodeType | None:
+        self, code: CodeType, original: CodeType, module: str, qualname: str,
+        *, at_import: bool = False, decision: Decision | None = None,
+    ) -> CodeType | None:  # fmt: skip
         """Return the function's code with a gate for what is wanted there; None when nothing is.
 
         Args:
             at_import: nobody has the original yet, and none is kept that can be made again.
+            decision: what `decide` has said just now.
         """
-        decision = self.policy.decide(module, qualname, self.aliases.get(module, ())) if self.policy else None
+        decision = decision or self.decide(module, qualname)
         resting = self.dormant.grants_of(decision) if decision is not None else ()
         granted = [] if resting else self.wanted(module, qualname, decision)
         if not granted and not resting:
@@ -142,9 +144,12 @@ class Installer:
             marking.install()
         return gate
 
-    def kinds_on(self, module: str, qualname: str) -> list[str]:
+    def decide(self, module: str, qualname: str) -> Decision | None:
+        """Return what the policy grants a function; None where there is none."""
+        return self.policy.decide(module, qualname, self.aliases.get(module, ())) if self.policy else None
+
+    def kinds_on(self, module: str, qualname: str, decision: Decision | None) -> list[str]:
         """Return the policies of the probes that rules and decorators put on a function, outermost first."""
-        decision = self.policy.decide(module, qualname, self.aliases.get(module, ())) if self.policy else None
         resting = self.dormant.grants_of(decision) if decision is not None else ()
         if resting:
             return [each.kind for each in resting]
@@ -162,9 +167,8 @@ class Installer:
 
     def wanted(self, module: str, qualname: str, decision: Decision | None = None) -> list[Probe]:
         """Return the probes that rules and decorators put on a function, outermost first."""
-        policy = self.policy
-        if decision is None and policy is not None:
-            decision = policy.decide(module, qualname, self.aliases.get(module, ()))
+        if decision is None:
+            decision = self.decide(module, qualname)
         if decision is None:
             kinds: tuple[str, ...] = ()
             found: list[Probe] = []

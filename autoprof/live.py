@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from autoprof.flight import Flight
     from autoprof.gate import Gate
     from autoprof.installer import Installer
+    from autoprof.policy import Decision
     from autoprof.probe import Probe
 
 _spliced: dict[int, tuple[Any, CodeType]] = {}
@@ -61,9 +62,18 @@ def install(installer: Installer, functions: Sequence[FunctionType]) -> int:
 
 
 def replacement(
-    installer: Installer, module: str, code: CodeType, replaced: dict[int, tuple[CodeType, CodeType]]
+    installer: Installer,
+    module: str,
+    code: CodeType,
+    replaced: dict[int, tuple[CodeType, CodeType]],
+    decisions: dict[tuple[str, str], Decision | None] = {},  # noqa: B006 - read only
 ) -> CodeType:
-    """Return the new code of a function, the same for every closure made of it."""
+    """Return the new code of a function, the same for every closure made of it.
+
+    Args:
+        replaced: what was replaced by what already.
+        decisions: those that are known, by module and qualified name.
+    """
     known = replaced.get(id(code))
     if known is not None:
         return known[1]
@@ -71,7 +81,8 @@ def replacement(
         return code
 
     def one(inner: CodeType, original: CodeType, qualname: str) -> CodeType | None:
-        new = installer.splice_granted(inner, original, module, qualname)
+        decision = decisions.get((module, qualname))
+        new = installer.splice_granted(inner, original, module, qualname, decision=decision)
         replaced[id(original)] = (original, new or inner)
         return new
 

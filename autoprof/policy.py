@@ -325,7 +325,9 @@ class _Plan:
                 break
         else:
             return False
-        return not any(p.matches_name(qualname) and not (odd and not p.angle) for p in self.excepts)
+        return not self.excepts or not any(
+            p.matches_name(qualname) and not (odd and not p.angle) for p in self.excepts
+        )
 
 
 def _names(module: str, aliases: tuple[str, ...]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from autoprof.installer import Installer
-    from autoprof.policy import Policy
+    from autoprof.policy import Decision, Policy
     from autoprof.probe import Probe
 
 SLICE_S = 0.02
@@ -178,6 +178,7 @@ class Recoding:
         self._replaced: dict[int, tuple[CodeType, CodeType]] = {}
         self._plain: dict[int, tuple[CodeType, CodeType]] = {}
         self._wanted: dict[int, tuple[CodeType, tuple[int, ...]]] = {}
+        self._decisions: dict[tuple[str, str], Decision | None] = {}
 
     def recode(self, function: FunctionType) -> None:
         """Replace a function's code, unless its gates are those it should have."""
@@ -196,7 +197,9 @@ class Recoding:
         satisfied = all(each in present or each | 1 in present for each in wanted)
         if satisfied and len(wanted) == len(here) and id(plain) not in self._replaced:
             return
-        new = live.replacement(self._installer, module, plain, self._replaced) if wanted else plain
+        new = plain
+        if wanted:
+            new = live.replacement(self._installer, module, plain, self._replaced, self._decisions)
         if new is code:
             return
         for gate in here:
@@ -219,10 +222,14 @@ class Recoding:
             found = [
                 2 * id(each) + _needs_watch(kinds, each)
                 for each in _functions_in(plain)
-                if (kinds := self._installer.kinds_on(module, each.co_qualname))
+                if (kinds := self._kinds_on(module, each.co_qualname))
             ]
             known = self._wanted[id(plain)] = (plain, tuple(found))
         return known[1]
+
+    def _kinds_on(self, module: str, qualname: str) -> list[str]:
+        decision = self._decisions[module, qualname] = self._installer.decide(module, qualname)
+        return self._installer.kinds_on(module, qualname, decision)
 
 
 def _needs_watch(kinds: list[str], code: CodeType) -> bool:

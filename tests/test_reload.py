@@ -477,8 +477,12 @@ for line in sys.stdin:
     hooks = [type(each).__name__ for each in sys.meta_path if "autoprof" in type(each).__module__]
     gated = [name for name in ("f", "g") if len(globals()[name].__code__.co_consts) > 3 or
              any("Gate" in type(each).__name__ for each in globals()[name].__code__.co_consts)]
-    fds = [os.readlink(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd")
-           if os.path.islink(f"/proc/self/fd/{each}")]
+    fds = []
+    for each in os.listdir("/proc/self/fd"):
+        try:
+            fds.append(os.readlink(f"/proc/self/fd/{each}"))
+        except OSError:
+            pass  # another thread has closed it
     tasks = len(os.listdir("/proc/self/task"))
     print(json.dumps({"status": found, "hooks": hooks, "gated": gated, "tasks": tasks,
                       "files": [each for each in fds if "autoprof" in each or ".yaml" in each],
@@ -509,7 +513,9 @@ class Application:
     def ask(self, command: str = "status") -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None
         print(command, file=self.process.stdin, flush=True)
-        found: dict[str, Any] = json.loads(self.process.stdout.readline())
+        line = self.process.stdout.readline()
+        assert line, self.process.stderr is not None and self.process.stderr.read()
+        found: dict[str, Any] = json.loads(line)
         return found
 
     def until(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:

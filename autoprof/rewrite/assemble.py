@@ -69,6 +69,8 @@ def assemble(instructions: Sequence[Instruction]) -> tuple[bytes, dict[str, int]
 
 def parse_exception_table(table: bytes) -> list[ExceptionEntry]:
     """Return the entries of an exception table."""
+    if not table:
+        return []
     values: list[int] = []
     value = 0
     for byte in table:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 CO_OPTIMIZED, CO_NEWLOCALS, CO_VARARGS, CO_VARKEYWORDS = 0x1, 0x2, 0x4, 0x8
 CO_GENERATOR_LIKE = 0x20 | 0x80 | 0x200
+KINDS = CO_VARARGS | CO_VARKEYWORDS | CO_GENERATOR_LIKE
+"""The code flags that a prologue depends on."""
 GATE_NAMES = (
     "ticks",
     "begin",
@@ -42,6 +44,14 @@ WATCH = _WATCH
 Part = list[Instruction]
 
 
+def first_free_cell(code: CodeType) -> int:
+    """Return where the free variables begin among the local ones; 0 without any."""
+    if not code.co_freevars:
+        return 0
+    local_names = code.co_varnames
+    return code.co_nlocals + sum([name not in local_names for name in code.co_cellvars])
+
+
 class _Shape:
     """The signature of a code object as far as the prologue depends on it."""
 
@@ -56,10 +66,7 @@ class _Shape:
         self.starstar = bool(flags & CO_VARKEYWORDS)
         self.generator_like = bool(flags & CO_GENERATOR_LIKE)
         self.free = len(code.co_freevars)
-        self.first_cell = 0
-        if self.free:
-            local_names = code.co_varnames
-            self.first_cell = code.co_nlocals + sum(name not in local_names for name in code.co_cellvars)
+        self.first_cell = first_free_cell(code)
 
     def key(self) -> tuple[int, ...]:
         return (

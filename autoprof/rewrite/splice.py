@@ -28,11 +28,14 @@ from autoprof.rewrite.assemble import (
 )
 from autoprof.rewrite.prologue import (
     _RAISED,
+    CO_GENERATOR_LIKE,
     CO_NEWLOCALS,
     CO_OPTIMIZED,
     GATE_NAMES,
+    KINDS,
     _Shape,
     _Writer,
+    first_free_cell,
 )
 from autoprof.rewrite.stopwatch import time_body
 from autoprof.rewrite.table import OPCODES
@@ -68,11 +71,49 @@ def _exception_entries(labels: dict[str, int], base: int) -> list[tuple[int, int
     ]
 
 
-_tables: dict[tuple[ExceptionEntry, ...], bytes] = {}
-"""Exception tables of bodies that have none of their own: one for all functions of a signature, as most have."""
+class _Front:
+    """What goes in front of all functions of a signature that have as many constants and names.
+
+    Attributes:
+        shape: their signature.
+        prologue: its bytes.
+        units: its length in code units.
+        entries: of the exception table, for a body that `prefix` units stand before.
+        table: the whole exception table of a body that has none of its own, as most have.
+        locations: of the prologue.
+        stack: what the prologue needs.
+    """
+
+    __slots__ = ("entries", "locations", "prologue", "shape", "stack", "table", "units")
+
+    def __init__(self, shape: _Shape, const: int, name: int, prefix: int) -> None:
+        self.shape = shape
+        self.prologue, labels = _prologue(shape, const, name)
+        self.units = len(self.prologue) >> 1
+        self.entries = _exception_entries(labels, prefix)
+        self.table = build_exception_table(self.entries)
+        self.locations = _locations(self.units, shape)
+        self.stack = shape.stack_need()
+
+
+_fronts: dict[tuple[int, ...], _Front] = {}
+_FRONTS_KEPT = 512
+"""Of 1.5 KB each."""
 
 _templates: dict[tuple[int, ...], Template] = {}
 _TEMPLATES_KEPT = 4096
+
+
+def _front(code: CodeType, timed: bool, prefix: int) -> _Front:
+    const, name, free = len(code.co_consts), len(code.co_names), len(code.co_freevars)
+    kinds, first_cell = code.co_flags & KINDS, first_free_cell(code)
+    key = (code.co_argcount, code.co_kwonlyargcount, kinds, timed, free, first_cell, prefix, const, name)
+    front = _fronts.get(key)
+    if front is None:
+        if len(_fronts) >= _FRONTS_KEPT:
+            _fronts.clear()
+        front = _fronts[key] = _Front(_Shape(code, timed), const, name, prefix)
+    return front
 
 
 def _make_template(shape: _Shape) -> Template:
@@ -113,19 +154,6 @@ def _prologue(shape: _Shape, const: int, name: int) -> tuple[bytes, dict[str, in
     for place, shift in names:
         patched[place] += name << shift
     return bytes(patched), labels
-
-
-def _exception_table(ours: list[ExceptionEntry], body: list[ExceptionEntry], units: int) -> bytes:
-    if body:
-        moved = [(start + units, length, target + units, depth) for start, length, target, depth in body]
-        return build_exception_table(ours + moved)
-    key = tuple(ours)
-    made = _tables.get(key)
-    if made is None:
-        if len(_tables) >= _TEMPLATES_KEPT:
-            _tables.clear()
-        made = _tables[key] = build_exception_table(ours)
-    return made
 
 
 def _prefix_units(raw: bytes, code: CodeType) -> int:
@@ -173,6 +201,14 @@ def _locations(units: int, shape: _Shape) -> bytes:
     return blank_locations(units)
 
 
+def _exception_table(front: _Front, body: list[ExceptionEntry]) -> bytes:
+    if not body:
+        return front.table
+    units = front.units
+    moved = [(start + units, length, target + units, depth) for start, length, target, depth in body]
+    return build_exception_table(front.entries + moved)
+
+
 def splice(code: CodeType, gate: object) -> CodeType:
     """Return a copy of a function's code with the gate in front.
 
@@ -187,23 +223,23 @@ def splice(code: CodeType, gate: object) -> CodeType:
         raise Unspliceable("not the code of a function")
     raw = code.co_code
     prefix = _prefix_units(raw, code)
-    shape = _Shape(code, bool(getattr(gate, "timed", False)))
-    if shape.timed and shape.generator_like:
+    timed = bool(getattr(gate, "timed", False))
+    if timed and code.co_flags & CO_GENERATOR_LIKE:
         raise Unspliceable("the stopwatch is for plain functions")
+    front = _front(code, timed, prefix)
+    shape = front.shape
     constants: tuple[object, ...] = (gate,)
     if shape.keywords:
         names = code.co_varnames[shape.args : shape.args + shape.keywords]
         constants += (names,) if shape.needs_keyword_names() else (names, *names)
-    const, name = len(code.co_consts), len(code.co_names)
-    prologue, labels = _prologue(shape, const, name)
-    units = len(prologue) >> 1
     body = parse_exception_table(code.co_exceptiontable)
     locations = code.co_linetable
     names_added: tuple[str, ...] = GATE_NAMES
     stack = code.co_stacksize
-    if shape.timed:
-        timed = time_body(code, body, _Writer(shape, const, name).stopwatch(), _resume(raw))
-        raw, body, locations = timed.raw, timed.entries, timed.locations
+    if timed:
+        watch = _Writer(shape, len(code.co_consts), len(code.co_names)).stopwatch()
+        body_timed = time_body(code, body, watch, _resume(raw))
+        raw, body, locations = body_timed.raw, body_timed.entries, body_timed.locations
         constants += (None,)
         names_added += stopwatch.NAMES
         stack = max(stack + 1, stopwatch.STACK_NEED)
@@ -212,10 +248,10 @@ def splice(code: CodeType, gate: object) -> CodeType:
         locations += blank_locations((len(raw) - len(code.co_code)) >> 1)
     split = 2 * prefix
     return code.replace(
-        co_code=raw[:split] + prologue + raw[split:],
+        co_code=raw[:split] + front.prologue + raw[split:],
         co_consts=(*code.co_consts, *constants),
         co_names=(*code.co_names, *names_added),
-        co_linetable=_locations(units, shape) + locations,
-        co_exceptiontable=_exception_table(_exception_entries(labels, prefix), body, units),
-        co_stacksize=max(stack, shape.stack_need()),
+        co_linetable=front.locations + locations,
+        co_exceptiontable=_exception_table(front, body),
+        co_stacksize=max(stack, front.stack),
     )

@@ -43,6 +43,7 @@ def patch(place: Any, name: str, value: Any) -> None:
     assert hasattr(place, name), f"{place} has no {name} any more"
     setattr(place, name, value)
     splice._templates.clear()
+    splice._fronts.clear()
 
 
 def without(part: list[Any], *dropped: Any) -> list[Any]:
