@@ -218,12 +218,15 @@ class Policy:
     def decide(self, module: str, qualname: str, aliases: tuple[str, ...] = ()) -> Decision:
         """Decide about one function; `aliases` are other names of its module (`python -m pkg.mod`)."""
         names = _names(module, aliases)
+        plans = self._plan(names)
+        if not plans:
+            return Decision(f"{names[0]}:{qualname}", (), None, self, (names, qualname))
         last = qualname.rpartition(".")[2]
         grants: list[Grant] = []
         kinds: set[str] = set()
         none = None
         if not (last[:1] in "<_" and never_matched(last)):
-            for plan in self._plan(names):
+            for plan in plans:
                 rule = plan.rule
                 if rule.policy in kinds or not plan.matches(qualname, last) or self._expired(rule):
                     continue

@@ -186,16 +186,10 @@ class Recoding:
         if code.co_filename.startswith("<") or not is_function(code):
             return
         module = function.__globals__["__name__"]
-        plain = self._plain_of(code)
-        wanted = self._wanted_in(module, plain)
         here = list(_gates_in(code))
-        present = {
-            2 * id(live.original_behind(each)) + each.timed
-            for each in here
-            if each.begin is not live.declines
-        }
-        satisfied = all(each in present or each | 1 in present for each in wanted)
-        if satisfied and len(wanted) == len(here) and id(plain) not in self._replaced:
+        plain = self._plain_of(code) if here else code
+        wanted = self._wanted_in(module, plain)
+        if len(wanted) == len(here) and id(plain) not in self._replaced and _satisfied(wanted, here):
             return
         new = plain
         if wanted:
@@ -230,6 +224,16 @@ class Recoding:
     def _kinds_on(self, module: str, qualname: str) -> list[str]:
         decision = self._decisions[module, qualname] = self._installer.decide(module, qualname)
         return self._installer.kinds_on(module, qualname, decision)
+
+
+def _satisfied(wanted: tuple[int, ...], here: list[Gate]) -> bool:
+    """Tell whether the gates are those that are wanted, or time more than is."""
+    if not wanted:
+        return True
+    present = {
+        2 * id(live.original_behind(each)) + each.timed for each in here if each.begin is not live.declines
+    }
+    return all(each in present or each | 1 in present for each in wanted)
 
 
 def _needs_watch(kinds: list[str], code: CodeType) -> bool:
