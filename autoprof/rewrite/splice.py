@@ -91,10 +91,14 @@ class _Front:
         self.prologue, labels = _prologue(shape, const, name)
         self.units = len(self.prologue) >> 1
         self.entries = _exception_entries(labels, prefix)
-        self.table = build_exception_table(self.entries)
+        table = build_exception_table(self.entries)
+        self.table = _tables.setdefault(table, table)
         self.locations = _locations(self.units, shape)
         self.stack = shape.stack_need()
 
+
+_tables: dict[bytes, bytes] = {}
+"""Exception tables of bodies without one of their own: the same object for all functions that have the same."""
 
 _fronts: dict[tuple[int, ...], _Front] = {}
 _FRONTS_KEPT = 512
@@ -112,6 +116,8 @@ def _front(code: CodeType, timed: bool, prefix: int) -> _Front:
     if front is None:
         if len(_fronts) >= _FRONTS_KEPT:
             _fronts.clear()
+            if len(_tables) >= _TEMPLATES_KEPT:
+                _tables.clear()
         front = _fronts[key] = _Front(_Shape(code, timed), const, name, prefix)
     return front
 
