@@ -192,21 +192,22 @@ class Stopwatch:
         ]
 
 
-Piece = tuple[bytes, int, int, int]
-"""Instructions, and the units in them: where the telling of a slow call starts, ends, and is given up."""
+Piece = tuple[bytes, dict[str, int]]
+"""Instructions, and the unit of each label in them."""
 
-_pieces: dict[tuple[int, int, int, int, bool], Piece] = {}
-_PIECES_KEPT = 4096
+_pieces: dict[tuple[int, int, int, int, str], Piece] = {}
+_PIECES_KEPT = 2048
 
 
-def _before(watch: Stopwatch, constant: bool) -> Piece:
-    key = (watch.const, watch.none, watch.name, watch.watch, constant)
+def _piece(watch: Stopwatch, what: str) -> Piece:
+    """Assemble a part of the stopwatch, once for all functions with as many constants and names."""
+    key = (watch.const, watch.none, watch.name, watch.watch, what)
     piece = _pieces.get(key)
     if piece is None:
         if len(_pieces) >= _PIECES_KEPT:
             _pieces.clear()
-        code, labels, _ = assemble(watch.before_return_const() if constant else watch.before_return())
-        piece = _pieces[key] = (code, labels["tell"], labels["told"], labels["untold"])
+        code, labels, _ = assemble(getattr(watch, what)())
+        piece = _pieces[key] = (code, labels)
     return piece
 
 
@@ -237,22 +238,24 @@ def time_body(code: CodeType, entries: list[ExceptionEntry], watch: Stopwatch, r
     pieces: dict[int, bytes] = {}
     tellings: list[tuple[int, ExceptionEntry]] = []
     for unit, opcode, argument in returns:
-        piece, tell, told, untold = _before(watch, opcode == _RETURN_CONST)
-        load = assemble([("LOAD_CONST", argument)])[0] if opcode == _RETURN_CONST else b""
+        constant = opcode == _RETURN_CONST
+        piece, at = _piece(watch, "before_return_const" if constant else "before_return")
+        load = assemble([("LOAD_CONST", argument)])[0] if constant else b""
         pieces[unit] = load + piece
         offset = len(load) >> 1
-        tellings.append((unit, (offset + tell, told - tell, offset + untold, 3 << 1)))
+        length = at["told"] - at["tell"]
+        tellings.append((unit, (offset + at["tell"], length, offset + at["untold"], 3 << 1)))
     insertions = {unit: len(piece) >> 1 for unit, piece in pieces.items()}
     places, changed = settle(insertions, jumps)
     body = copy(raw, pieces, insertions, changed)
     end = len(body) >> 1
-    handler, labels, _ = assemble(watch.handler())
+    handler, labels = _piece(watch, "handler")
     moved = fill_gaps(move_entries(entries, places, 1), places[resume], end, end, depth=1)
     start, lapped, failed = (end + labels[each] for each in ("telling", "lapped", "failed"))
     moved.append((start, lapped - start, failed, 3 << 1))
     own = [
-        (places[unit] + at, length, places[unit] + target, depth)
-        for unit, (at, length, target, depth) in tellings
+        (places[unit] + begins, length, places[unit] + target, depth)
+        for unit, (begins, length, target, depth) in tellings
     ]
     own.append((end + labels["tell"], labels["told"] - labels["tell"], end + labels["untold"], 5 << 1))
     locations = stretch_locations(code.co_linetable, insertions) + blank_locations(len(handler) >> 1)

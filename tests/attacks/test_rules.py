@@ -38,12 +38,13 @@ def rule(*shown_on: tuple[int, int], why_not: str = "") -> Callable[[Rule], Rule
 
 def patch(place: Any, name: str, value: Any) -> None:
     """Replace what is there; a rule whose place has moved must be looked for, not passed over."""
-    from autoprof.rewrite import splice
+    from autoprof.rewrite import splice, stopwatch
 
     assert hasattr(place, name), f"{place} has no {name} any more"
     setattr(place, name, value)
     splice._templates.clear()
     splice._fronts.clear()
+    stopwatch._pieces.clear()
 
 
 def without(part: list[Any], *dropped: Any) -> list[Any]:
