@@ -218,12 +218,8 @@ class Gate(Countdown):
             False when somebody else (another thread, a closing) has put ticks in place first; this call then took
             one of them, and is one that the gap leaves out.
         """
-        scale = self.scale
-        size = 0
-        fresh: Iterator[bool | None] = EXHAUSTED
-        if scale != 0.0:
-            size = draw_gap(scale)
-            fresh = repeat(self.tick, size)
+        size = draw_gap(self.scale)
+        fresh = repeat(self.tick, size) if size else None
         while True:
             ticks = self.ticks
             if next(ticks, False) is not False:
@@ -232,7 +228,9 @@ class Gate(Countdown):
                 break
         self.used += self.size + 1
         self.size = size
-        self.ticks = fresh
+        # The exhausted ones stay until `lend`: a block freed here would be one more in what the call has allocated.
+        if fresh is not None:
+            self.ticks = fresh
         return True
 
     def lend(self) -> None:
