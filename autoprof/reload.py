@@ -20,6 +20,9 @@ SETTLE_S = 0.05
 SETTLED_AFTER_S = 0.5
 """A file is read once two stats in so short a time are equal, or after so long: some are written without a pause."""
 
+TRIES = 5
+"""Looks at which a change is tried anew that faults of ours have cut short."""
+
 Signature = tuple[int, int, int, int, int]
 
 
@@ -45,7 +48,7 @@ class Watcher:
         self._content = content
         self._signature: Signature | None = None
         self._changed = changed
-        self._doubtful = False
+        self._asks_left = 0
         self._gone = gone
         self._thread: Background | None = None
 
@@ -86,7 +89,7 @@ class Watcher:
         """Look once; call `changed` with the content if it is another than last time, `gone` when there is no file.
 
         What `changed` does not like may be half of a file: it is asked again, for good, if the next look finds the
-        same. So it is after a fault of ours.
+        same. So it is after faults of ours, at up to five looks.
 
         Args:
             pause: sleeps for some seconds; False: give up.
@@ -110,14 +113,15 @@ class Watcher:
         self._signature = signature
         if content != self._content:
             self._content = content
-            # Doubtful also when a fault of ours leaves it half done: the next look makes up for it.
-            self._doubtful = True
-            self._doubtful = not self._changed(content, False)
+            # So it stays where a fault of ours leaves the change half done: later looks make up for it.
+            self._asks_left = TRIES
+            self._asks_left = 0 if self._changed(content, False) else 1
 
     def _ask_again(self) -> None:
-        if self._doubtful and self._content is not None:
-            self._doubtful = False
+        if self._asks_left and self._content is not None:
+            self._asks_left -= 1
             self._changed(self._content, True)
+            self._asks_left = 0
 
     def _settled(self, pause: Callable[[float], bool]) -> Signature | None:
         """Return the file's signature once it stands still; None when asked to end."""

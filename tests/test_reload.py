@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -423,6 +424,26 @@ def test_what_is_not_liked_is_asked_again_once(tmp_path: Path) -> None:
     watched.look(go_on)
     watched.look(go_on)
     assert changed[2:] == [b"bad too", b"good"]
+
+
+@pytest.mark.parametrize(("faults", "asked"), [(1, 2), (3, 4), (5, 6), (9, 6)])
+def test_faults_of_ours_are_made_up_for_at_later_looks(tmp_path: Path, faults: int, asked: int) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("a")
+    asks: list[bytes] = []
+
+    def changed(content: bytes, surely: bool) -> bool:
+        asks.append(content)
+        if len(asks) <= faults:
+            raise MemoryError
+        return True
+
+    watched = Watcher(str(path), b"a", 1.0, changed, lambda error: None)
+    path.write_text("b")
+    for _ in range(10):
+        with contextlib.suppress(MemoryError):
+            watched.look(go_on)
+    assert asks == [b"b"] * asked
 
 
 def test_a_symlink_swap_as_kubernetes_does_it(tmp_path: Path) -> None:
