@@ -51,7 +51,7 @@ def install(installer: Installer, functions: Sequence[FunctionType]) -> int:
         if code.co_filename.startswith("<") or gate_of(code) is not None:
             continue
         try:
-            new = replacement(installer, function.__globals__["__name__"], code, replaced)
+            new = replacement(installer, function.__globals__["__name__"], code, replaced, {})
             if new is not code:
                 copy_local_events(code, new)
                 function.__code__ = new
@@ -66,7 +66,7 @@ def replacement(
     module: str,
     code: CodeType,
     replaced: dict[int, tuple[CodeType, CodeType]],
-    decisions: dict[tuple[str, str], Decision | None] = {},  # noqa: B006 - read only
+    decisions: dict[tuple[str, str], Decision | None],
 ) -> CodeType:
     """Return the new code of a function, the same for every closure made of it.
 

@@ -102,7 +102,7 @@ _tables: dict[bytes, bytes] = {}
 
 _fronts: dict[tuple[int, ...], _Front] = {}
 _FRONTS_KEPT = 512
-"""Of 1.5 KB each."""
+"""Of 1.0 to 1.4 KB each."""
 
 _templates: dict[tuple[int, ...], Template] = {}
 _TEMPLATES_KEPT = 4096
