@@ -4,6 +4,7 @@ Needs Python 3.11 or later and nothing else: every interpreter gets an environme
 
     python -m tests                 everything, as CI does
     python -m tests --python 3.12   one version, no WebAssembly
+    python -m tests --jobs 1        one run after the other, not three at once
     python -m tests -- -k gate      what follows goes to pytest
 """
 
@@ -15,8 +16,11 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +28,7 @@ VENVS = ROOT / ".venvs"
 VERSIONS = ("3.11", "3.12", "3.13")
 WEBASSEMBLY = ("3.14", "3.15")
 TIMED_ATTACKS = ("code_replaced", "introspection", "lifetimes", "other_tools", "recursion", "travel")
+JOBS = 3 if (os.cpu_count() or 1) > 1 else 1  # most tests wait: on two cores three runs take half the time
 CLOSING = re.compile(r"(\d+) (passed|failed|skipped|error|errors|xfailed|xpassed)\b")
 
 
@@ -33,6 +38,7 @@ class Totals:
     def __init__(self) -> None:
         self.passed = self.failed = self.skipped = 0
         self.broken: list[str] = []
+        self._adding = threading.Lock()  # several runs end at once
 
     def add(self, name: str, output: str, status: int) -> None:
         """Read the closing line of one run; a status that the line does not explain counts as one failure."""
@@ -40,14 +46,15 @@ class Totals:
         counted = (
             {word.rstrip("s"): int(count) for count, word in CLOSING.findall(closing[-1])} if closing else {}
         )
-        self.passed += counted.get("passed", 0)
-        self.skipped += counted.get("skipped", 0)
         failed = counted.get("failed", 0) + counted.get("error", 0) + counted.get("xpassed", 0)
         if status and not failed:
             failed = 1
-        self.failed += failed
-        if failed:
-            self.broken.append(name)
+        with self._adding:
+            self.passed += counted.get("passed", 0)
+            self.skipped += counted.get("skipped", 0)
+            self.failed += failed
+            if failed:
+                self.broken.append(name)
 
 
 def interpreters() -> Iterator[tuple[str, str]]:
@@ -107,8 +114,8 @@ def lint(python: str, totals: Totals) -> None:
             totals.passed += 1
 
 
-def run(name: str, command: Sequence[str], totals: Totals, **variables: str) -> None:
-    """Run one command, showing its output as it comes, and count what it says."""
+def run(name: str, label: str, command: Sequence[str], totals: Totals, **variables: str) -> None:
+    """Run one command, showing its output as it comes behind a label, and count what it says."""
     began = time.monotonic()
     print(f"-- {name}", flush=True)
     env = {key: value for key, value in os.environ.items() if not key.startswith("AUTOPROF_")}
@@ -120,16 +127,38 @@ def run(name: str, command: Sequence[str], totals: Totals, **variables: str) -> 
     lines: list[str] = []
     assert process.stdout is not None
     for line in process.stdout:
-        print(line, end="", flush=True)
+        print(f"{label} | {line}", end="", flush=True)
         lines.append(line)
     totals.add(name, "".join(lines[-40:]), process.wait())
     print(f"-- {name}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+def test(version: str, made: str, role: str, given: Sequence[str], totals: Totals) -> None:
+    """Run the tests in one environment; as "measured" with coverage, as "last" with the dearest ones too."""
+    pytest = ["pytest", "-q", "-o", f"cache_dir={VENVS / version / 'pytest_cache'}"]
+    apart = [] if "last" in role else ["--ignore=tests/coexistence"]  # two minutes each
+    cover = ["-m", "coverage", "run", "--branch", "-m"] if "measured" in role else ["-m"]
+    run(f"pytest on {version}", version, [made, *cover, *pytest, *apart, *given], totals)
+    if "measured" in role:
+        subprocess.run([made, "-m", "coverage", "combine", "-q"], cwd=ROOT)
+        subprocess.run([made, "-m", "coverage", "report", "--skip-covered"], cwd=ROOT)
+    if "last" in role and not given:
+        attacks = [f"tests/attacks/test_{each}.py" for each in TIMED_ATTACKS]
+        name = f"attacks with a stopwatch in every function, on {version}"
+        run(name, version, [made, "-m", *pytest, *attacks], totals, ARENA_STOPWATCH="1")
+
+
+def webassembly(python: str, totals: Totals) -> None:
+    """Run the rewriting tests on the versions that exist here as WebAssembly only."""
+    for version in WEBASSEMBLY:
+        run(f"rewriting on {version}", version, [python, "-m", "tests.pyodide.run", version], totals)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is asked for; return 1 if anything failed."""
     parser = argparse.ArgumentParser(prog="python -m tests", description=__doc__.splitlines()[0])
     parser.add_argument("--python", action="append", metavar="X.Y", help="only this version; no WebAssembly")
+    parser.add_argument("--jobs", type=int, default=JOBS, metavar="N", help=f"runs at once (default {JOBS})")
     parser.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     given = parser.parse_args(argv)
     totals = Totals()
@@ -137,25 +166,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not found:
         print("no CPython 3.11, 3.12 or 3.13 found", file=sys.stderr)
         return 2
-    measured = found[0][0]
+    measured, last = found[0][0], found[-1][0]
+    jobs: list[Callable[[], None]] = []
     for version, python in found:
         made = environment(version, python, "dev" if version == measured else "test")
         if version == measured:
             lint(made, totals)
-        apart = [] if version == found[-1][0] else ["--ignore=tests/coexistence"]  # two minutes each
-        cover = ["-m", "coverage", "run", "--branch", "-m"] if version == measured else ["-m"]
-        run(f"pytest on {version}", [made, *cover, "pytest", "-q", *apart, *given.pytest], totals)
-        if version == measured:
-            subprocess.run([made, "-m", "coverage", "combine", "-q"], cwd=ROOT)
-            subprocess.run([made, "-m", "coverage", "report", "--skip-covered"], cwd=ROOT)
-        if version == found[-1][0] and not given.pytest:
-            attacks = [f"tests/attacks/test_{each}.py" for each in TIMED_ATTACKS]
-            name = f"attacks with a stopwatch in every function, on {version}"
-            run(name, [made, "-m", "pytest", "-q", *attacks], totals, ARENA_STOPWATCH="1")
+        role = " ".join(name for name, its in (("measured", measured), ("last", last)) if version == its)
+        jobs.append(partial(test, version, made, role, given.pytest, totals))
     if not given.python:
-        python = str(VENVS / measured / "bin" / "python")
-        for version in WEBASSEMBLY:
-            run(f"rewriting on {version}", [python, "-m", "tests.pyodide.run", version], totals)
+        jobs.append(partial(webassembly, str(VENVS / measured / "bin" / "python"), totals))
+    with ThreadPoolExecutor(max(given.jobs, 1)) as pool:
+        for done in [pool.submit(job) for job in jobs]:
+            done.result()
     if totals.broken:
         print(f"-- failed: {', '.join(totals.broken)}", flush=True)
     print(f"{totals.passed} passed, {totals.failed} failed, {totals.skipped} skipped", flush=True)

@@ -1,8 +1,9 @@
 """What autoprof costs a Flask service under gunicorn: CPU of the worker a request, plain and profiled by turns.
 
 A process keeps what chance gave it (where its objects lie in the caches) for as long as it lives: two plain workers
-differ by several per cent. So each few pairs have servers of their own, and a second plain one, the control, shows what
-the figure would be if autoprof cost nothing.
+differ by several per cent, and the one that was started first tends to stay the fastest. So every two pairs have servers of their
+own, started in another order each time; the profiled one is compared with the mean of two plain ones, and these with each
+other: what the figure could be if autoprof cost nothing.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pathlib import Path
 
 from tests.benchmarks.measure import Figure
 
-STARTS = 5
-PAIRS = 4
+STARTS = 10
+PAIRS = 2
 """Of each start: twenty in all."""
 
 REQUESTS = 300
@@ -60,33 +61,31 @@ def _compare(folder: str, name: str, globs: str, limit: float) -> Iterator[Figur
     plain_s: list[float] = []
     for start in range(STARTS):
         for plain, control, profiled in _pairs(policy, start):
-            plain_s.append(plain[0])
-            for kept, each in zip(ratios, (control, profiled), strict=True):
-                kept.append(each[0] / plain[0])
+            plain_s.append((plain[0] + control[0]) / 2)
+            ratios[0].append(control[0] / plain[0])
+            ratios[1].append(profiled[0] / plain_s[-1])
             for kept, each in zip(latencies, (plain, profiled), strict=True):
                 kept.extend(each[1])
     note = f"{statistics.median(plain_s) * 1e6:.0f} us plain, {_quarters(ratios[1])}"
     yield Figure(f"service, {name}: CPU a request", statistics.median(ratios[1]), "times", limit, note=note)
-    yield Figure("  another plain worker", statistics.median(ratios[0]), "times", note=_quarters(ratios[0]))
+    yield Figure("  one plain worker, of another", statistics.median(ratios[0]), "times", note=_quarters(ratios[0]))
     yield Figure(f"service, {name}: p99", *_p99(*latencies))
 
 
 def _pairs(policy: str, start: int) -> Iterator[list[tuple[float, list[float]]]]:
     """Start a plain, a control and a profiled server; yield what each took, in this order, for every pair."""
-    servers: list[Server] = []
+    servers: dict[int, Server] = {}
     try:
-        for each in (None, None, policy):
-            servers.append(Server(each))
-            servers[-1].load(WARM_UP)
+        order = [(start + step) % 3 for step in range(3)]
+        for index in order:
+            servers[index] = Server((None, None, policy)[index])
+            servers[index].load(WARM_UP)
         for pair in range(PAIRS):
-            first = start + pair
-            turn = [(first + step) % 3 for step in range(3)]
-            if pair % 2:
-                turn.reverse()
+            turn = order if pair % 2 else order[::-1]
             taken = {index: servers[index].load(REQUESTS) for index in turn}
             yield [taken[index] for index in range(3)]
     finally:
-        for each in servers:
+        for each in servers.values():
             each.stop()
 
 
