@@ -10,20 +10,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 import pytest
 
 import autoprof
 from autoprof import calls, dormant, guard, session, testing
-from autoprof.gate import GENERATOR_LIKE, Gate, gate_of
+from autoprof.gate import Gate, gate_of
 from autoprof.rewrite import table
-from autoprof.rewrite.splice import splice
-from autoprof.rewrite.tree import is_function
-from autoprof.rewrite.unsplice import unsplice
 from autoprof.store import StoreReader
-from tests import mechanisms, stdlib_codes
+from tests import mechanisms
 
 pytestmark = pytest.mark.skipif(table.VERSION not in table.VERIFIED, reason="the splice is not verified here")
 
@@ -350,58 +346,6 @@ def test_the_gates_of_dropped_modules_are_kept_with_their_counts_alone(start: St
     del sys.modules[loaded.name], loaded
     gc.collect()
     assert gate.code() is None and probe.calls == 1
-
-
-def _functions(code: CodeType) -> Iterator[CodeType]:
-    for const in code.co_consts:
-        if type(const) is CodeType:
-            yield from _functions(const)
-            if is_function(const):
-                yield const
-
-
-PARTS = (
-    "co_code",
-    "co_names",
-    "co_linetable",
-    "co_exceptiontable",
-    "co_stacksize",
-    "co_varnames",
-    "co_cellvars",
-)
-
-
-def test_unsplice_gives_back_every_function_of_the_standard_library() -> None:
-    count = 0
-    for name, _, module in stdlib_codes.modules():
-        for code in _functions(module):
-            if code.co_flags & GENERATOR_LIKE:
-                continue
-            gate = Gate(calls.first, lambda *_: None, lambda *_: None)
-            back = unsplice(splice(code, gate), gate, code.co_stacksize)
-            assert back == code, (name, code.co_qualname)
-            for part in PARTS:
-                assert getattr(back, part) == getattr(code, part), (name, code.co_qualname, part)
-            assert len(back.co_consts) == len(code.co_consts)
-            assert all(one is other for one, other in zip(back.co_consts, code.co_consts, strict=True))
-            count += 1
-    assert count > 5_000
-
-
-def test_unsplice_refuses_what_is_not_of_that_gate() -> None:
-    def f(x: int) -> int:
-        return x
-
-    def gen() -> Iterator[int]:
-        yield 1
-
-    gate, other = (Gate(calls.first, lambda *_: None, lambda *_: None) for _ in range(2))
-    spliced = splice(f.__code__, gate)
-    for code, wrong in ((spliced, other), (f.__code__, gate), (splice(gen.__code__, gate), gate)):
-        with pytest.raises(ValueError, match="original code"):
-            unsplice(code, wrong, 3)
-    with pytest.raises(ValueError, match="prologue"):
-        unsplice(f.__code__.replace(co_consts=spliced.co_consts, co_names=spliced.co_names), gate, 3)
 
 
 def test_forked_children_wake_on_their_own(tmp_path: Path) -> None:

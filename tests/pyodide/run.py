@@ -23,13 +23,20 @@ PURE = ("pytest", "blinker", "pyyaml")
 NODE_MAJOR = 18
 TESTS = (
     "tests/test_splice.py",
+    "tests/test_splice_bodies.py",
     "tests/test_assemble.py",
     "tests/test_stack_size.py",
     "tests/test_gate.py",
     "tests/test_matrix.py",
     "tests/test_stopwatch.py",
+    "tests/test_stopwatch_body.py",
 )
-MORE_TESTS = ("tests/test_decorate.py", "tests/test_decorators.py", "tests/test_probe.py")
+MORE_TESTS = (
+    "tests/test_decorate.py",
+    "tests/test_decorate_wrappers.py",
+    "tests/test_decorators.py",
+    "tests/test_probe.py",
+)
 TIMEOUT_S = 900
 
 
