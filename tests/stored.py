@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from autoprof import store_file
 from autoprof.histogram import bucket
 from autoprof.store import ProbeDelta, StackDelta, StoreReader, StoreWriter
 
@@ -85,3 +88,19 @@ def stack(*frames: str, target: str = "shop:price", samples: int = 1, policy: st
 def reader(folder: Path | str) -> StoreReader:
     """Return a reader of one folder."""
     return StoreReader([str(folder)])
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names of the stores in a folder."""
+    return [os.path.basename(path) for _, path in store_file.store_files(str(folder))]
+
+
+def start(script: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start Python with these helpers imported."""
+    head = "import os, sys, time; from tests.stored import *\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", head + script, *arguments],
+        cwd=Path(__file__).resolve().parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )

@@ -1,177 +1,31 @@
-"""Many writers, killed writers, forks, damaged files, newer files, full disks, vanished folders, limits."""
+"""Damaged files, newer files, full disks, vanished folders, network disks."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from autoprof import store_bounds, store_file, store_writer
+from autoprof import store_file
 from autoprof.errors import StoreError
-from autoprof.store import StoreWriter
-from tests.stored import DAY_NS, NOW_NS, SECOND_NS, delta, no_open_writers, reader, stack, writer
+from tests.stored import (
+    DAY_NS,
+    NOW_NS,
+    SECOND_NS,
+    delta,
+    names,
+    no_open_writers,
+    reader,
+    stack,
+    start,
+    writer,
+)
 
 __all__ = ["no_open_writers"]
-
-REPOSITORY = Path(__file__).parents[1]
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-
-
-def start(script: str, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start Python with our helpers imported."""
-    head = "import os, sys, time; from tests.stored import *\n"
-    return subprocess.Popen(
-        [sys.executable, "-c", head + script, *arguments],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def names(folder: Path) -> list[str]:
-    """Return the names of the stores in a folder."""
-    return [os.path.basename(path) for _, path in store_file.store_files(str(folder))]
-
-
-def test_eight_processes_write_at_once(tmp_path: Path) -> None:
-    script = """
-w = writer(sys.argv[1], "together", started_ns=NOW_NS + int(sys.argv[2]))
-for turn in range(25):
-    stacks = [stack("a", f"b{n}", f"c{turn}") for n in range(40)]
-    w.write([delta(f"m:f{n}") for n in range(40)], stacks, now_ns=NOW_NS)
-    time.sleep(0.01)
-w.close(NOW_NS)
-"""
-    running = [start(script, str(tmp_path / "out"), str(number)) for number in range(8)]
-    problems = [process.communicate(timeout=120)[1] for process in running]
-    assert problems == [b""] * 8
-    data = reader(tmp_path / "out").select()
-    assert names(tmp_path / "out") == ["autoprof-1.db"]
-    assert len(data.processes) == 8
-    assert all(row.calls == 8 * 25 * 10 for row in data.probes if row.target.startswith("m:"))
-    assert len(data.probes) == 41
-    assert sum(sums[0] for sums in data.stacks["shop:price", "profile", "sample"].values()) == 8 * 25 * 40
-
-
-@forks
-def test_eight_processes_make_the_file_at_once(tmp_path: Path) -> None:
-    script = """
-for turn in range(25):
-    folder, go = os.path.join(sys.argv[1], str(turn)), time.time() + 0.1
-    children = []
-    for number in range(8):
-        pid = os.fork()
-        if not pid:
-            w = writer(folder, "together", started_ns=NOW_NS + number)
-            while time.time() < go:
-                pass
-            w.write([delta("m:f")], now_ns=NOW_NS)
-            w.close(NOW_NS)
-            os._exit(0)
-        children.append(pid)
-    assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 8
-"""
-    _, problems = start(script, str(tmp_path)).communicate(timeout=120)
-    assert problems == b""
-    for turn in range(25):
-        assert names(tmp_path / str(turn)) == ["autoprof-1.db"], turn
-
-
-@pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
-def test_what_was_written_survives_kill_9(tmp_path: Path) -> None:
-    script = """
-w = writer(sys.argv[1], started_ns=time.time_ns())
-while True:
-    w.write([delta(calls=1)], [stack("a")], now_ns=time.time_ns())
-    print("written", flush=True)
-"""
-    process = start(script, str(tmp_path))
-    assert process.stdout is not None
-    for _ in range(20):
-        process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    data = reader(tmp_path).select()
-    assert data.probes[0].calls >= 20
-    writer(tmp_path, "next", started_ns=time.time_ns()).write([delta(calls=5)], now_ns=time.time_ns())
-    assert reader(tmp_path).select().probes[0].calls == 5
-    assert len(reader(tmp_path).runs()) == 2
-
-
-@forks
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_child_writes_its_own(tmp_path: Path) -> None:
-    made = writer(tmp_path)
-    made.write([delta(calls=1)], now_ns=NOW_NS)
-    child = os.fork()
-    if not child:
-        try:
-            with pytest.raises(StoreError, match="after a fork"):
-                made.write([delta()], now_ns=NOW_NS)
-            made.close(NOW_NS)  # not its to close: nothing happens
-            own = writer(tmp_path, pid=os.getpid())
-            own.write([delta(calls=10)], now_ns=NOW_NS)
-            own.close(NOW_NS)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
-    made.write([delta(calls=100)], now_ns=NOW_NS)
-    made.close(NOW_NS)
-    data = reader(tmp_path).select()
-    assert (data.probes[0].calls, data.probes[0].processes) == (111, 2)
-    assert names(tmp_path) == ["autoprof-1.db"]
-
-
-@forks
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_fork_during_a_write_that_hangs_uses_another_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_writer, "_FORK_WAIT_S", 0.01)
-    made = writer(tmp_path)
-    made.write([delta(calls=1)], now_ns=NOW_NS)
-    assert made._lock.acquire(timeout=1)
-    try:
-        child = os.fork()
-        if not child:
-            try:
-                own = writer(tmp_path, pid=os.getpid())
-                own.write([delta(calls=10)], now_ns=NOW_NS)
-                own.close(NOW_NS)
-                os._exit(0)
-            finally:
-                os._exit(1)
-    finally:
-        made._lock.release()
-    assert os.waitpid(child, 0)[1] == 0
-    made.close(NOW_NS)
-    assert len(names(tmp_path)) == 2
-    assert reader(tmp_path).select().probes[0].calls == 11
-
-
-def test_another_process_holding_the_lock_is_an_error_and_the_batch_can_be_given_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_writer, "_BUSY_S", 0.3)
-    made = writer(tmp_path)
-    made.write([delta(calls=1)], now_ns=NOW_NS)
-    other = sqlite3.connect(tmp_path / "autoprof-1.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StoreError, match="locked"):
-        made.write([delta(calls=2)], now_ns=NOW_NS)
-    other.execute("ROLLBACK")
-    other.close()
-    made.write([delta(calls=2)], now_ns=NOW_NS)
-    made.close(NOW_NS)
-    assert reader(tmp_path).select().probes[0].calls == 3
 
 
 @pytest.mark.parametrize("in_log", [False, True])
@@ -342,106 +196,6 @@ def test_a_real_full_disk(tmp_path: Path) -> None:
         made._disconnect()
     finally:
         subprocess.run(["umount", str(mounted)], check=True)
-
-
-def _fill(made: StoreWriter, batches: int, prefix: str = "f") -> None:
-    for turn in range(batches):
-        stacks = [
-            stack(
-                "root",
-                f"{prefix}{turn}",
-                *(f"frame{turn}:{number}:{depth}" for depth in range(20)),
-                samples=2,
-            )
-            for number in range(50)
-        ]
-        made.write([delta(calls=1)], stacks, now_ns=NOW_NS + turn)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
-
-
-def test_the_store_stays_within_its_size(tmp_path: Path) -> None:
-    limit = 2 << 20
-    made = writer(tmp_path, max_size_bytes=limit)
-    largest = 0
-    for part in range(12):
-        _fill(made, 10, f"p{part}-")
-        largest = max(largest, _size(tmp_path))
-    made.close(NOW_NS)
-    assert largest < limit * 1.3
-    assert _size(tmp_path) < limit
-    data = reader(tmp_path).select()
-    assert data.probes[0].calls == 120
-    kept = sum(sums[0] for sums in data.stacks["shop:price", "profile", "sample"].values())
-    assert 0 < kept < 120 * 100
-    assert kept + data.dropped == 120 * 100
-
-
-def test_old_runs_go_first_and_this_one_stays(tmp_path: Path) -> None:
-    for run in ("oldest", "older"):
-        made = writer(tmp_path, run, started_ns=NOW_NS - DAY_NS, max_size_bytes=64 << 20)
-        made.write([delta(calls=1)], [stack(*(f"{run}{n}" for n in range(1000)))], now_ns=NOW_NS - DAY_NS)
-        made.close(NOW_NS - DAY_NS + (run == "older"))
-    made = writer(tmp_path, "current", max_size_bytes=1 << 20)
-    _fill(made, 9)
-    made.close(NOW_NS)
-    runs = [info.run for info in reader(tmp_path).runs()]
-    assert "current" in runs
-    assert "oldest" not in runs
-    assert reader(tmp_path).select("current").probes[0].calls == 9
-
-
-def test_runs_too_old_are_dropped_with_their_names(tmp_path: Path) -> None:
-    made = writer(tmp_path, "old", started_ns=NOW_NS - 9 * DAY_NS)
-    made.write([delta("gone:f")], [stack("gone:frame", target="gone:f")], now_ns=NOW_NS - 8 * DAY_NS)
-    made.close(NOW_NS - 8 * DAY_NS)
-    made = writer(tmp_path, "new")
-    made.write([delta()], [stack("kept:frame")], now_ns=NOW_NS)
-    made.write([delta()], [stack("kept:frame")], now_ns=NOW_NS)
-    made.close(NOW_NS)
-    assert [info.run for info in reader(tmp_path).runs()] == ["new"]
-    assert reader(tmp_path).select().stacks["shop:price", "profile", "sample"] == {
-        ("kept:frame",): [2, 20_000_000]
-    }
-    database = sqlite3.connect(tmp_path / "autoprof-1.db")
-    assert not database.execute("SELECT text FROM names WHERE text LIKE 'gone%'").fetchall()
-    assert not database.execute("SELECT 1 FROM probes WHERE target LIKE 'gone%'").fetchall()
-    database.close()
-
-
-def test_ended_processes_are_folded_when_there_is_no_room(tmp_path: Path) -> None:
-    for pid in range(1, 6):
-        made = writer(tmp_path, pid=pid)
-        made.write([delta(calls=pid)], [stack("a")], now_ns=NOW_NS + pid, overhead_ns=1, dropped=1)
-        made.close(NOW_NS + pid)
-    made = writer(tmp_path, pid=9)
-    made.write([delta(calls=100)], [stack("a")], now_ns=NOW_NS)
-    assert made._connection is not None
-    store_bounds._fold_processes(made._connection, "run-1", NOW_NS)
-    made.close(NOW_NS)
-    data = reader(tmp_path).select()
-    assert data.probes[0].calls == 115
-    assert len(data.processes) == 2
-    assert data.dropped == 5
-    assert sum(row.overhead_ns for row in data.processes) == 5
-    assert data.stacks["shop:price", "profile", "sample"] == {("a",): [6, 60_000_000]}
-
-
-def test_writers_notice_that_another_one_deleted_names(tmp_path: Path) -> None:
-    first, second = writer(tmp_path, pid=1), writer(tmp_path, pid=2)
-    first.write([delta()], [stack("a", "b")], now_ns=NOW_NS)
-    second.write([delta()], [stack("x", "y")], now_ns=NOW_NS)
-    assert second._connection is not None
-    while store_bounds._thin_stacks(second._connection, second._process or 0):
-        pass
-    second.write([delta()], [stack("other", "names")], now_ns=NOW_NS)
-    first.write([delta()], [stack("a", "b")], now_ns=NOW_NS)
-    for made in (first, second):
-        made.close(NOW_NS)
-    found = reader(tmp_path).select().stacks["shop:price", "profile", "sample"]
-    assert found == {("a", "b"): [1, 10_000_000], ("other", "names"): [1, 10_000_000]}
 
 
 MOUNTS = """\
