@@ -1,8 +1,7 @@
-"""The flight recorder: right stacks, right shares, asleep when there is nothing to see."""
+"""The flight recorder: right stacks, right shares, and no more of them than it may keep."""
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -12,20 +11,13 @@ from typing import Any
 
 import pytest
 
-from autoprof import calibration, calls, flight, flusher, frames, guard, loops, sampler, session, testing
+from autoprof import flusher, frames, sampler, testing
 from autoprof.sampler import recorder
 from tests import mechanisms
 from tests.mechanisms import Loaded
+from tests.sampled import SOURCE, Load, stacks, ticks_by_hand
 
 pytestmark = pytest.mark.usefixtures("no_flushes")
-
-Load = Callable[..., Loaded]
-SOURCE = """
-def outer(act):
-    return inner(act)
-def inner(act):
-    return act()
-"""
 
 
 @pytest.fixture
@@ -40,25 +32,7 @@ def loaded(request: pytest.FixtureRequest, load: Load) -> Callable[..., Loaded]:
 
 @pytest.fixture
 def by_hand() -> Iterator[Callable[[], None]]:
-    """Return `tick`; the recorder's own thread is kept out."""
-    recorder.stop(2.0)
-    recorder.drain()
-    recorder.idle = False
-    yield recorder.tick
-    recorder.drain()
-    recorder.idle = True
-
-
-def stacks(target: str) -> dict[tuple[str, ...], int]:
-    """Return the qualified names of each stack of a target, and how many samples it has."""
-    found: dict[tuple[str, ...], int] = {}
-    for (probe, stack), (samples, _) in recorder.drain().items():
-        if probe.target == target:
-            names = tuple(each.partition(" ")[0].rpartition(":")[2] for each in stack)
-            names = tuple(each.rpartition("<locals>.")[2] for each in names)
-            names = names[: names.index("<lambda>") + 1] if "<lambda>" in names else names
-            found[names] = found.get(names, 0) + samples
-    return found
+    yield from ticks_by_hand()
 
 
 def test_a_stack_begins_at_the_target_from_the_first_call_on(loaded: Any, by_hand: Any) -> None:
@@ -217,145 +191,6 @@ def test_few_threads_a_tick_and_the_weight_of_all(monkeypatch: pytest.MonkeyPatc
     assert frames.reservoir(items[:5]) == (items[:5], 1.0)
 
 
-def test_asleep_without_calls_and_awake_with_them(loaded: Any) -> None:
-    module = loaded(interval="1ms")
-    deadline = time.monotonic() + 10
-    while not recorder.idle and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert recorder.idle
-    ticks = recorder.ticks
-    time.sleep(0.05)
-    assert recorder.ticks == ticks
-    module.outer(lambda: time.sleep(0.1))
-    assert recorder.ticks > ticks
-    assert module.probe("outer").samples > 10
-    while not recorder.idle and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert recorder.idle
-
-
-def test_rare_calls_are_looked_at_one_by_one(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that goes on looking in between takes half a percent of a core."""
-    monkeypatch.setattr(calibration, "calibrate", lambda installer: None)  # it makes measured calls of its own
-    module = loaded(interval="10ms")
-    deadline = time.monotonic() + 60
-    before = 0
-    for number in range(21):
-        module.inner(lambda: None)
-        while not recorder.idle:
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        before = before if number else recorder.ticks
-        time.sleep(0.03)  # three intervals: the next call is a rare one
-    assert recorder.ticks - before <= 25, "the look that finds nothing is the last one"
-
-
-@pytest.mark.parametrize("kind", ["function", "generator"])
-def test_a_call_that_begins_while_the_thread_goes_to_sleep_wakes_it(
-    loaded: Any, by_hand: Any, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between its last look for open calls and its word that it sleeps; else nothing sees the call."""
-    module = loaded(SOURCE + "def numbers(act):\n    yield act()\n")
-    woken: list[bool] = []
-
-    def falls_asleep(*_: Any) -> None:
-        recorder.idle = True
-
-    def wake(self: sampler.Sampler) -> None:
-        woken.append(bool(flight.in_flight or flight.afloat))
-        recorder.idle = False
-
-    if kind == "function":
-        monkeypatch.setattr(calls, "push", lambda call: (falls_asleep(), flight.push(call)))
-    else:
-        monkeypatch.setattr(loops, "meet", falls_asleep)
-    monkeypatch.setattr(sampler.Sampler, "wake", wake)
-    if kind == "function":
-        module.inner(lambda: None)
-    else:
-        list(module.numbers(lambda: None))
-    assert woken[-1:] == [True]
-
-
-class Pauses:
-    """A thread that is woken after each pause at once, by a clock that has gone on for so long."""
-
-    wanted = True
-
-    def __init__(self, clock: testing.FakeClock, looks: int) -> None:
-        self.clock, self.left = clock, looks
-
-    def pause(self, seconds: float) -> bool:
-        self.clock.advance(s=seconds)
-        self.left -= 1
-        return self.left >= 0
-
-
-def test_each_look_stands_for_an_interval_also_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first one that stood for the part of an interval before it made calls as long as one count half."""
-    weights: list[int] = []
-    with testing.FakeClock() as clock:
-        for _ in range(300):
-            one = sampler.Sampler()
-            monkeypatch.setattr(one, "_look_round", lambda now, weight, watching: weights.append(weight))
-            monkeypatch.setattr(sampler, "in_flight", {1: []})
-            one._sample_until_idle(Pauses(clock, 3))  # type: ignore[arg-type]
-    assert weights[::3] == [pytest.approx(10_000_000, abs=2)] * 300
-    assert sum(weights) / len(weights) == pytest.approx(10_000_000, rel=0.05)
-
-
-def test_the_recorder_does_not_show_in_the_applications_threads(loaded: Any) -> None:
-    module = loaded()
-    before = threading.enumerate()
-    module.outer(lambda: time.sleep(0.03))
-    assert threading.enumerate() == before
-    assert threading.active_count() == len(before)
-
-
-def test_stop_ends_it_and_start_begins_again(loaded: Any) -> None:
-    module = loaded(interval="1ms")
-    module.outer(lambda: time.sleep(0.03))
-    session.stop()
-    ticks = recorder.ticks
-    time.sleep(0.05)
-    assert recorder.ticks <= ticks + 1
-    again = loaded(interval="1ms")
-    again.outer(lambda: time.sleep(0.05))
-    assert again.probe("outer").samples > 5
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_samples_on_its_own(loaded: Any) -> None:
-    module = loaded(interval="1ms")
-    module.outer(lambda: time.sleep(0.03))
-    parent = module.probe("outer").samples
-    assert parent > 3
-    reader, writer = os.pipe()
-
-    def in_call() -> int:
-        return os.fork()
-
-    child = module.outer(in_call)
-    if child == 0:
-        status = 1
-        try:
-            probe = module.probe("outer")
-            inherited = (probe.calls, probe.profiled, probe.samples)
-            module.outer(lambda: time.sleep(0.05))
-            own = (probe.calls, probe.profiled, probe.samples > 5)
-            os.write(writer, repr((inherited, own)).encode())
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader) as file:
-        said = file.read()
-    assert os.waitpid(child, 0)[1] == 0
-    assert said == "((0, 0, 0), (1, 1, True))"
-    assert module.probe("outer").calls == 2 and module.probe("outer").profiled == 2
-
-
 @pytest.mark.parametrize("rate", [1.0, 0.3])
 def test_shares_come_out_right(load: Load, rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flusher, "PERIOD_S", 60.0)  # it would take the stacks away
@@ -405,19 +240,6 @@ def _found_below(module: Loaded, rate: float) -> dict[str, int]:
                 found[stack[1]] = found.get(stack[1], 0) + samples
     assert sum(found.values()) >= enough
     return found
-
-
-def test_a_stopped_recorder_leaves_no_thread(loaded: Any) -> None:
-    module = loaded(interval="20ms")
-    before = {ident for ident in guard.suppressed if ident in sys._current_frames()}
-    for _ in range(5):
-        module.outer(lambda: time.sleep(0.001))
-        recorder.stop()
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and set(sys._current_frames()) & guard.suppressed - before:
-        time.sleep(0.01)
-        session.stop()
-    assert not set(sys._current_frames()) & guard.suppressed - before
 
 
 def test_a_thread_that_ended_inside_a_call_is_forgotten(loaded: Any, by_hand: Any) -> None:

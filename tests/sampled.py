@@ -1,0 +1,38 @@
+"""A module whose calls are sampled, by hand where the test says so: what the tests of the sampler share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from autoprof.sampler import recorder
+from tests.mechanisms import Loaded
+
+Load = Callable[..., Loaded]
+SOURCE = """
+def outer(act):
+    return inner(act)
+def inner(act):
+    return act()
+"""
+
+
+def ticks_by_hand() -> Iterator[Callable[[], None]]:
+    """Be the body of a fixture: gives `tick`; the recorder's own thread is kept out."""
+    recorder.stop(2.0)
+    recorder.drain()
+    recorder.idle = False
+    yield recorder.tick
+    recorder.drain()
+    recorder.idle = True
+
+
+def stacks(target: str) -> dict[tuple[str, ...], int]:
+    """Return the qualified names of each stack of a target, and how many samples it has."""
+    found: dict[tuple[str, ...], int] = {}
+    for (probe, stack), (samples, _) in recorder.drain().items():
+        if probe.target == target:
+            names = tuple(each.partition(" ")[0].rpartition(":")[2] for each in stack)
+            names = tuple(each.rpartition("<locals>.")[2] for each in names)
+            names = names[: names.index("<lambda>") + 1] if "<lambda>" in names else names
+            found[names] = found.get(names, 0) + samples
+    return found
