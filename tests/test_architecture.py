@@ -118,6 +118,13 @@ def test_modules_stay_readable(path: Path) -> None:
     assert path.stem not in ("utils", "util", "misc", "common", "manager", "helpers")
 
 
+def test_modules_of_tests_stay_readable() -> None:
+    """At most 400 lines, too."""
+    paths = sorted((REPOSITORY / "tests").rglob("*.py"))
+    lengths = {str(path.relative_to(REPOSITORY)): len(path.read_text().splitlines()) for path in paths}
+    assert not {name: length for name, length in lengths.items() if length > 400}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_functions_stay_readable(path: Path) -> None:
     tree = ast.parse(path.read_text())
