@@ -27,7 +27,10 @@ ROOT = Path(__file__).resolve().parent.parent
 VENVS = ROOT / ".venvs"
 VERSIONS = ("3.11", "3.12", "3.13")
 WEBASSEMBLY = ("3.14", "3.15")
-TIMED_ATTACKS = ("code_replaced", "introspection", "lifetimes", "other_tools", "recursion", "travel")
+TIMED_ATTACKS = (
+    *("code_replaced", "introspection", "lifetimes", "other_tools"),
+    *("profilers", "recursion", "tracing", "travel"),
+)
 JOBS = 3 if (os.cpu_count() or 1) > 1 else 1  # most tests wait: on two cores three runs take half the time
 CLOSING = re.compile(r"(\d+) (passed|failed|skipped|error|errors|xfailed|xpassed)\b")
 
