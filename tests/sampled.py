@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 from autoprof.sampler import recorder
@@ -36,3 +37,15 @@ def stacks(target: str) -> dict[tuple[str, ...], int]:
             names = names[: names.index("<lambda>") + 1] if "<lambda>" in names else names
             found[names] = found.get(names, 0) + samples
     return found
+
+
+def looked_at(times: int) -> Callable[[], None]:
+    """Return what stays until the recorder has looked so often: on a machine at full load a thread may wait long."""
+
+    def stay() -> None:
+        deadline = time.monotonic() + 10
+        enough = recorder.ticks + times
+        while recorder.ticks < enough and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    return stay

@@ -16,7 +16,7 @@ from autoprof import calibration, calls, flight, guard, loops, sampler, session,
 from autoprof.sampler import recorder
 from tests import mechanisms
 from tests.mechanisms import Loaded
-from tests.sampled import SOURCE, Load, ticks_by_hand
+from tests.sampled import SOURCE, Load, looked_at, ticks_by_hand
 
 pytestmark = pytest.mark.usefixtures("no_flushes")
 
@@ -45,7 +45,7 @@ def test_asleep_without_calls_and_awake_with_them(loaded: Any) -> None:
     ticks = recorder.ticks
     time.sleep(0.05)
     assert recorder.ticks == ticks
-    module.outer(lambda: time.sleep(0.1))
+    module.outer(looked_at(12))
     assert recorder.ticks > ticks
     assert module.probe("outer").samples > 10
     while not recorder.idle and time.monotonic() < deadline:
@@ -147,7 +147,7 @@ def test_stop_ends_it_and_start_begins_again(loaded: Any) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_samples_on_its_own(loaded: Any) -> None:
     module = loaded(interval="1ms")
-    module.outer(lambda: time.sleep(0.03))
+    module.outer(looked_at(5))
     parent = module.probe("outer").samples
     assert parent > 3
     reader, writer = os.pipe()
@@ -161,7 +161,7 @@ def test_a_forked_child_samples_on_its_own(loaded: Any) -> None:
         try:
             probe = module.probe("outer")
             inherited = (probe.calls, probe.profiled, probe.samples)
-            module.outer(lambda: time.sleep(0.05))
+            module.outer(looked_at(7))
             own = (probe.calls, probe.profiled, probe.samples > 5)
             os.write(writer, repr((inherited, own)).encode())
             status = 0
