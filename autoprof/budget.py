@@ -11,7 +11,7 @@ level is *shed*: sampled for a while, its stopwatch closed.
 Each sampled call carries the factor it was drawn with, and counts for as many in every estimate.
 
 At the start the purse holds three seconds' worth in advance (at 1 %: 1 000 to 3 000 sampled calls), which the first
-ten seconds pay back, and two seconds' worth more: before enough calls were timed they are charged too little. Later it
+ten seconds pay back, and a second's worth more: before enough calls were timed they are charged too little. Later it
 gathers at most 1.2 seconds' worth.
 """
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from autoprof.gate import Gate
     from autoprof.probe import Probe
 
-ADVANCE_S, PAID_BACK_S = 3.0, 5.0
+ADVANCE_S, PAID_BACK_S = 3.0, 4.0
 REPAY_S = 10.0
 SAVED_S = 1.2
 TARGET_S = 0.5
