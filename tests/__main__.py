@@ -136,16 +136,18 @@ def run(name: str, label: str, command: Sequence[str], totals: Totals, **variabl
     print(f"-- {name}: {time.monotonic() - began:.0f} s", flush=True)
 
 
-def test(version: str, made: str, role: str, given: Sequence[str], totals: Totals) -> None:
-    """Run the tests in one environment; as "measured" with coverage, as "last" with the dearest ones too."""
+def test(
+    version: str, made: str, given: Sequence[str], totals: Totals, *, measured: bool, last: bool
+) -> None:
+    """Run the tests in one environment: the measured one with coverage, the last one with the dearest ones too."""
     pytest = ["pytest", "-q", "-o", f"cache_dir={VENVS / version / 'pytest_cache'}"]
-    apart = [] if "last" in role else ["--ignore=tests/coexistence"]  # two minutes each
-    cover = ["-m", "coverage", "run", "--branch", "-m"] if "measured" in role else ["-m"]
+    apart = [] if last else ["--ignore=tests/coexistence"]  # two minutes each
+    cover = ["-m", "coverage", "run", "--branch", "-m"] if measured else ["-m"]
     run(f"pytest on {version}", version, [made, *cover, *pytest, *apart, *given], totals)
-    if "measured" in role:
+    if measured:
         subprocess.run([made, "-m", "coverage", "combine", "-q"], cwd=ROOT)
         subprocess.run([made, "-m", "coverage", "report", "--skip-covered"], cwd=ROOT)
-    if "last" in role and not given:
+    if last and not given:
         attacks = [f"tests/attacks/test_{each}.py" for each in TIMED_ATTACKS]
         name = f"attacks with a stopwatch in every function, on {version}"
         run(name, version, [made, "-m", *pytest, *attacks], totals, ARENA_STOPWATCH="1")
@@ -169,14 +171,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not found:
         print("no CPython 3.11, 3.12 or 3.13 found", file=sys.stderr)
         return 2
-    measured, last = found[0][0], found[-1][0]
+    measured = found[0][0]
     jobs: list[Callable[[], None]] = []
     for version, python in found:
         made = environment(version, python, "dev" if version == measured else "test")
         if version == measured:
             lint(made, totals)
-        role = " ".join(name for name, its in (("measured", measured), ("last", last)) if version == its)
-        jobs.append(partial(test, version, made, role, given.pytest, totals))
+        role = {"measured": version == measured, "last": version == found[-1][0]}
+        jobs.append(partial(test, version, made, given.pytest, totals, **role))
     if not given.python:
         jobs.append(partial(webassembly, str(VENVS / measured / "bin" / "python"), totals))
     with ThreadPoolExecutor(max(given.jobs, 1)) as pool:

@@ -18,8 +18,11 @@ BOTH = ["spliced_at_import", "decorated_at_import"]
 SOURCE = "def f(x=1, *, act=None):\n    if act: act()\n    return x\n"
 
 
-def loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Loaded]]:
-    """Be the body of a fixture: gives `load` under a budget.
+@pytest.fixture
+def load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_flushes: None
+) -> Iterator[Callable[..., Loaded]]:
+    """Load under a budget.
 
     Its ticks come from the test alone, and the prices are the usual ones.
     """
@@ -39,6 +42,11 @@ def loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
     monkeypatch.setattr(mechanisms, "policy", policy)
     yield from mechanisms.loads(tmp_path)
+
+
+@pytest.fixture(params=BOTH)
+def loaded(request: pytest.FixtureRequest, load: Any) -> Callable[..., Loaded]:
+    return lambda source=SOURCE, **options: load(request.param, source, **options)
 
 
 def the_budget() -> Budget:

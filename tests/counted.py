@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from autoprof import arbiter, entries, guard, session
 from autoprof.probe import Probe
 from tests import mechanisms
@@ -46,8 +48,9 @@ Make = Callable[..., Counted]
 BACK_ENDS = ["spliced_at_import", "decorated_at_import"]
 
 
-def makes(mechanism: str, tmp_path: Path) -> Iterator[Make]:
-    """Be the body of a fixture: gives `make(names, source, **options)`, stops everything afterwards."""
+@pytest.fixture(params=BACK_ENDS)
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+    """Give `make(names, source, **options)`; everything is stopped afterwards."""
 
     def make_counted(names: str = "*", source: str = SOURCE, **options: Any) -> Counted:
         name = "subject_calls"
@@ -55,7 +58,7 @@ def makes(mechanism: str, tmp_path: Path) -> Iterator[Make]:
         start["rules"] = [
             {"match": f"{name}:{names}", "except": f"{name}:run*", "policy": "profile_calls", **options}
         ]
-        return Counted(mechanisms.MECHANISMS[mechanism](source, name, start))
+        return Counted(mechanisms.MECHANISMS[request.param](source, name, start))
 
     yield make_counted
     session.stop()

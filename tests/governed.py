@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 import autoprof
 from autoprof import load, session, testing
 from autoprof.governor import Governor
 from autoprof.load import PAUSED_NS
+from tests import mechanisms
 from tests.mechanisms import Loaded
 
 SOURCE = textwrap.dedent("""
@@ -94,3 +98,19 @@ def makes_slow(way: str, load_as: Any, clock: testing.FakeClock) -> Make:
     """Return `make(**options)`, which loads a module of which slow calls are profiled."""
     made = makes(way, load_as, clock)
     return lambda **options: made(policy="profile_if_slow", threshold="10ms", **{"rate": 1.0, **options})
+
+
+@pytest.fixture
+def clock() -> Iterator[testing.FakeClock]:
+    with testing.FakeClock() as clock:
+        yield clock
+
+
+@pytest.fixture
+def load_as(tmp_path: Path) -> Iterator[Callable[..., Loaded]]:
+    yield from mechanisms.loads(tmp_path)
+
+
+@pytest.fixture(params=["spliced_at_import", "decorated_at_import"])
+def make(request: pytest.FixtureRequest, load_as: Any, clock: testing.FakeClock) -> Make:
+    return makes(request.param, load_as, clock)

@@ -17,8 +17,15 @@ Write = Callable[[Mapping[str, str]], Path]
 FUNCTION = 'def f():\n    return "PLAIN"\n'
 
 
-def hooks(backend: str) -> Iterator[Callable[..., FakeRewriter]]:
-    """Be the body of a fixture: gives a function that installs a rewriter for some modules; undone afterwards."""
+@pytest.fixture(params=["splice", "decorate"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Both ways of rewriting go through every test."""
+    return str(request.param)
+
+
+@pytest.fixture
+def hook(backend: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeRewriter]]:
+    """Give a function that installs a rewriter for some modules; undone afterwards."""
     handles: list[importhook.Handle] = []
     modules = set(sys.modules)
     failures = dict(guard.internal_errors)
@@ -38,7 +45,8 @@ def hooks(backend: str) -> Iterator[Callable[..., FakeRewriter]]:
     guard.internal_errors.update(failures)
 
 
-def importable(write: Write, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture
+def modules(write: Write, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a package `shop` and an uncovered module `plainmod` that can be imported; return their folder."""
     root = write(
         {

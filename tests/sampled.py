@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
 
 from autoprof.sampler import recorder
+from tests import mechanisms
 from tests.mechanisms import Loaded
 
 Load = Callable[..., Loaded]
@@ -17,8 +21,19 @@ def inner(act):
 """
 
 
-def ticks_by_hand() -> Iterator[Callable[[], None]]:
-    """Be the body of a fixture: gives `tick`; the recorder's own thread is kept out."""
+@pytest.fixture
+def load(tmp_path: Path) -> Iterator[Load]:
+    yield from mechanisms.loads(tmp_path)
+
+
+@pytest.fixture(params=["spliced_at_import", "decorated_at_import"])
+def loaded(request: pytest.FixtureRequest, load: Load) -> Callable[..., Loaded]:
+    return lambda source=SOURCE, **options: load(request.param, source, **options)
+
+
+@pytest.fixture
+def by_hand() -> Iterator[Callable[[], None]]:
+    """Give `tick`; the recorder's own thread is kept out."""
     recorder.stop(2.0)
     recorder.drain()
     recorder.idle = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,15 @@ from autoprof.costs import prices, purse
 from autoprof.reports import html, text
 from autoprof.sampler import recorder
 from autoprof.store_reader import StoreReader
-from tests import mechanisms
-from tests.budgeted import BOTH, SOURCE, loads, purse_at_start, reckon, the_budget
-from tests.mechanisms import Loaded
+from tests import budgeted, mechanisms
+from tests.budgeted import purse_at_start, reckon, the_budget
 
 WEBASSEMBLY = sys.platform == "emscripten"
 
 pytestmark = pytest.mark.usefixtures("known_prices")
 
 
-@pytest.fixture
-def load(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_flushes: None
-) -> Iterator[Callable[..., Loaded]]:
-    yield from loads(tmp_path, monkeypatch)
-
-
-@pytest.fixture(params=BOTH)
-def loaded(request: pytest.FixtureRequest, load: Any) -> Callable[..., Loaded]:
-    return lambda source=SOURCE, **options: load(request.param, source, **options)
+load, loaded = budgeted.load, budgeted.loaded
 
 
 def test_counts_stay_exact_and_the_burst_is_bounded(loaded: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,13 @@ from autoprof.costs import prices, purse
 from autoprof.probe import IF_SLOW
 from autoprof.reports import status
 from autoprof.store_reader import StoreReader
-from tests.budgeted import BOTH, SOURCE, loads, purse_at_start, reckon, slow_module, the_budget
-from tests.mechanisms import Loaded
+from tests import budgeted
+from tests.budgeted import purse_at_start, reckon, slow_module, the_budget
 
 pytestmark = pytest.mark.usefixtures("known_prices")
 
 
-@pytest.fixture
-def load(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_flushes: None
-) -> Iterator[Callable[..., Loaded]]:
-    yield from loads(tmp_path, monkeypatch)
-
-
-@pytest.fixture(params=BOTH)
-def loaded(request: pytest.FixtureRequest, load: Any) -> Callable[..., Loaded]:
-    return lambda source=SOURCE, **options: load(request.param, source, **options)
+load, loaded = budgeted.load, budgeted.loaded
 
 
 def test_a_stopwatch_called_too_often_is_shed_at_once_and_tried_again(load: Any) -> None:

@@ -281,7 +281,7 @@ def test_stop_stops_the_wrappers(load: Load) -> None:
     assert (probe.calls, probe.profiled) == (2, 1)
 
 
-@pytest.mark.skipif(WEBASSEMBLY, reason="cloudpickle is not there")
+@pytest.mark.skipif(WEBASSEMBLY, reason="cloudpickle is not installed in WebAssembly")
 def test_a_wrapped_function_travels(log: Log) -> None:
     cloudpickle = pytest.importorskip("cloudpickle")
     scope: dict[str, Any] = {"__name__": "__main__"}

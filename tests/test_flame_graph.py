@@ -18,6 +18,7 @@ import pytest
 from autoprof import guard, testing
 from autoprof.sampler import recorder
 from tests.flames import BACK_ENDS, Make, makes
+from tests.forked import told_by_child
 
 stack_sampler = pytest.importorskip("pyinstrument.stack_sampler")
 
@@ -368,21 +369,11 @@ def test_stopping_on_another_thread_leaves_the_hook_to_its_own(make: Make) -> No
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_forked_inside_the_call_is_not_followed(make: Make) -> None:
     shop = make()
-    reader, writer = os.pipe()
-    child = shop.work(0.02, act=os.fork)
-    if child == 0:
-        status = 1
-        try:
-            hook = sys.getprofile()
-            again = shop.work(0.02)
-            said = (hook is None, again, shop.probe.profiled, sys.getprofile() is None)
-            os.write(writer, repr(said).encode())
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader) as file:
-        said = file.read()
-    assert os.waitpid(child, 0)[1] == 0
-    assert said == "(True, 'done', 1, True)"
+
+    def in_child() -> object:
+        hook = sys.getprofile()
+        again = shop.work(0.02)
+        return hook is None, again, shop.probe.profiled, sys.getprofile() is None
+
+    assert told_by_child(lambda: shop.work(0.02, act=os.fork), in_child) == "(True, 'done', 1, True)"
     assert shop.probe.profiled == 1

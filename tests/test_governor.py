@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +17,10 @@ from autoprof.load import PAUSED_NS
 from autoprof.policy import Policy
 from autoprof.sampler import recorder
 from autoprof.store import StoreReader
-from tests import mechanisms
-from tests.governed import HEAVY, LIGHT, SOURCE, Make, Subject, makes
-from tests.mechanisms import Loaded
+from tests import governed
+from tests.governed import HEAVY, LIGHT, SOURCE, Make, Subject
 
-
-@pytest.fixture
-def clock() -> Iterator[testing.FakeClock]:
-    with testing.FakeClock() as clock:
-        yield clock
-
-
-@pytest.fixture
-def load_as(tmp_path: Path) -> Iterator[Callable[..., Loaded]]:
-    yield from mechanisms.loads(tmp_path)
-
-
-@pytest.fixture(params=["spliced_at_import", "decorated_at_import"])
-def make(request: pytest.FixtureRequest, load_as: Any, clock: testing.FakeClock) -> Make:
-    return makes(request.param, load_as, clock)
+clock, load_as, make = governed.clock, governed.load_as, governed.make
 
 
 def test_paused_calls_are_counted_and_not_measured(make: Make) -> None:

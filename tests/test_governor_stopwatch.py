@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autoprof import gate, load, testing
 from autoprof.sampler import recorder
-from tests import mechanisms
+from tests import governed
 from tests.governed import Make, makes_slow
-from tests.mechanisms import Loaded
 
-
-@pytest.fixture
-def clock() -> Iterator[testing.FakeClock]:
-    with testing.FakeClock() as clock:
-        yield clock
-
-
-@pytest.fixture
-def load_as(tmp_path: Path) -> Iterator[Callable[..., Loaded]]:
-    yield from mechanisms.loads(tmp_path)
+clock, load_as = governed.clock, governed.load_as
 
 
 @pytest.fixture(params=["spliced_at_import", "spliced_live", "decorated_at_import"])

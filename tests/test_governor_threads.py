@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,28 +15,14 @@ import pytest
 
 from autoprof import load, session, signals, testing, turns
 from autoprof.load import PAUSED_NS
-from tests import mechanisms, pressure
-from tests.governed import HEAVY, LIGHT, Make, makes, makes_slow
-from tests.mechanisms import Loaded
+from tests import governed, pressure
+from tests.governed import HEAVY, LIGHT, Make, makes_slow
 
 FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 NO_FORK_WARNING = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
-@pytest.fixture
-def clock() -> Iterator[testing.FakeClock]:
-    with testing.FakeClock() as clock:
-        yield clock
-
-
-@pytest.fixture
-def load_as(tmp_path: Path) -> Iterator[Callable[..., Loaded]]:
-    yield from mechanisms.loads(tmp_path)
-
-
-@pytest.fixture(params=["spliced_at_import", "decorated_at_import"])
-def make(request: pytest.FixtureRequest, load_as: Any, clock: testing.FakeClock) -> Make:
-    return makes(request.param, load_as, clock)
+clock, load_as, make = governed.clock, governed.load_as, governed.make
 
 
 @pytest.fixture(params=["spliced_at_import", "spliced_live", "decorated_at_import"])

@@ -7,7 +7,7 @@ import importlib.util
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,11 @@ import pytest
 
 from autoprof import guard, importhook
 from autoprof.frameless import chain
+from tests import hooked
 from tests.fake_rewriter import FakeRewriter
-from tests.hooked import FUNCTION, Write, hooks, importable, load
+from tests.hooked import FUNCTION, Write, load
 
-
-@pytest.fixture(params=["splice", "decorate"])
-def backend(request: pytest.FixtureRequest) -> str:
-    """Both ways of rewriting go through every test."""
-    return str(request.param)
-
-
-@pytest.fixture
-def hook(backend: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeRewriter]]:
-    yield from hooks(backend)
-
-
-@pytest.fixture
-def modules(write: Write, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return importable(write, monkeypatch)
+backend, hook, modules = hooked.backend, hooked.hook, hooked.modules
 
 
 def test_covered_modules_are_rewritten_and_others_not(

@@ -19,6 +19,7 @@ from autoprof import allocations, config, session, testing
 from autoprof.errors import OptionError, PolicyErrors
 from autoprof.policy import options_for
 from autoprof.strategies import memory as detail
+from tests.forked import told_by_child
 from tests.memory_module import BACK_ENDS, FORK, SIZE, SOURCE, Failure, Make, makes, touched
 
 
@@ -322,23 +323,13 @@ def test_other_formats_are_an_error(format_: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_forked_inside_the_call_does_not_trace(make_detail: Make) -> None:
     subject = make_detail()
-    reader, writer = os.pipe()
-    child = subject.call(os.fork)
-    if child == 0:
-        status = 1
-        try:
-            tracing = allocations._is_tracing(), tracemalloc.start is allocations._start
-            subject.nothing()
-            said = (*tracing, subject.probe("nothing").profiled, subject.probe("call").profiled)
-            os.write(writer, repr(said).encode())
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader) as file:
-        said = file.read()
-    assert os.waitpid(child, 0)[1] == 0
-    assert said == "(False, True, 1, 0)"
+
+    def in_child() -> object:
+        tracing = allocations._is_tracing(), tracemalloc.start is allocations._start
+        subject.nothing()
+        return *tracing, subject.probe("nothing").profiled, subject.probe("call").profiled
+
+    assert told_by_child(lambda: subject.call(os.fork), in_child) == "(False, True, 1, 0)"
     assert subject.probe("call").profiled == 1
 
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autoprof import session, testing
-from tests import mechanisms
-from tests.counted import BACK_ENDS, SOURCE, Make, makes
+from tests import counted, mechanisms
+from tests.counted import SOURCE, Make
 
 MONITORING: Any = getattr(sys, "monitoring", None)
 
 
-@pytest.fixture(params=BACK_ENDS)
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
-    yield from makes(request.param, tmp_path)
+make = counted.make
 
 
 @pytest.mark.parametrize("callees", [True, False])

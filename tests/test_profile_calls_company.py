@@ -10,21 +10,18 @@ import os
 import sys
 import threading
 import tracemalloc
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autoprof import entries, signals, testing
-from tests.counted import BACK_ENDS, Make, makes
+from tests import counted
+from tests.counted import Make
 
 MONITORING: Any = getattr(sys, "monitoring", None)
 
 
-@pytest.fixture(params=BACK_ENDS)
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
-    yield from makes(request.param, tmp_path)
+make = counted.make
 
 
 @pytest.mark.parametrize("callees", [True, False])

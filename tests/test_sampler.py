@@ -5,34 +5,20 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autoprof import flusher, frames, sampler, testing
 from autoprof.sampler import recorder
-from tests import mechanisms
+from tests import sampled
 from tests.mechanisms import Loaded
-from tests.sampled import SOURCE, Load, stacks, ticks_by_hand
+from tests.sampled import SOURCE, Load, stacks
 
 pytestmark = pytest.mark.usefixtures("no_flushes")
 
 
-@pytest.fixture
-def load(tmp_path: Path) -> Iterator[Load]:
-    yield from mechanisms.loads(tmp_path)
-
-
-@pytest.fixture(params=["spliced_at_import", "decorated_at_import"])
-def loaded(request: pytest.FixtureRequest, load: Load) -> Callable[..., Loaded]:
-    return lambda source=SOURCE, **options: load(request.param, source, **options)
-
-
-@pytest.fixture
-def by_hand() -> Iterator[Callable[[], None]]:
-    yield from ticks_by_hand()
+load, loaded, by_hand = sampled.load, sampled.loaded, sampled.by_hand
 
 
 def test_a_stack_begins_at_the_target_from_the_first_call_on(loaded: Any, by_hand: Any) -> None:

@@ -6,34 +6,20 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autoprof import calibration, calls, flight, guard, loops, sampler, session, testing
 from autoprof.sampler import recorder
-from tests import mechanisms
-from tests.mechanisms import Loaded
-from tests.sampled import SOURCE, Load, looked_at, ticks_by_hand
+from tests import sampled
+from tests.forked import told_by_child
+from tests.sampled import SOURCE, looked_at
 
 pytestmark = pytest.mark.usefixtures("no_flushes")
 
 
-@pytest.fixture
-def load(tmp_path: Path) -> Iterator[Load]:
-    yield from mechanisms.loads(tmp_path)
-
-
-@pytest.fixture(params=["spliced_at_import", "decorated_at_import"])
-def loaded(request: pytest.FixtureRequest, load: Load) -> Callable[..., Loaded]:
-    return lambda source=SOURCE, **options: load(request.param, source, **options)
-
-
-@pytest.fixture
-def by_hand() -> Iterator[Callable[[], None]]:
-    yield from ticks_by_hand()
+load, loaded, by_hand = sampled.load, sampled.loaded, sampled.by_hand
 
 
 def test_asleep_without_calls_and_awake_with_them(loaded: Any) -> None:
@@ -150,28 +136,14 @@ def test_a_forked_child_samples_on_its_own(loaded: Any) -> None:
     module.outer(looked_at(5))
     parent = module.probe("outer").samples
     assert parent > 3
-    reader, writer = os.pipe()
 
-    def in_call() -> int:
-        return os.fork()
+    def in_child() -> object:
+        probe = module.probe("outer")
+        inherited = (probe.calls, probe.profiled, probe.samples)
+        module.outer(looked_at(7))
+        return inherited, (probe.calls, probe.profiled, probe.samples > 5)
 
-    child = module.outer(in_call)
-    if child == 0:
-        status = 1
-        try:
-            probe = module.probe("outer")
-            inherited = (probe.calls, probe.profiled, probe.samples)
-            module.outer(looked_at(7))
-            own = (probe.calls, probe.profiled, probe.samples > 5)
-            os.write(writer, repr((inherited, own)).encode())
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader) as file:
-        said = file.read()
-    assert os.waitpid(child, 0)[1] == 0
-    assert said == "((0, 0, 0), (1, 1, True))"
+    assert told_by_child(lambda: module.outer(lambda: os.fork()), in_child) == "((0, 0, 0), (1, 1, True))"
     assert module.probe("outer").calls == 2 and module.probe("outer").profiled == 2
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from autoprof import arbiter, session
 from tests import mechanisms
+from tests.forked import told_by_child
 from tests.traced import BACK_ENDS, Make, makes
 
 
@@ -171,23 +172,13 @@ def test_the_collector_may_end_a_call_while_the_hook_is_called(rule: dict[str, A
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_forked_inside_is_not_followed(make: Make) -> None:
     traced = make("def main(act):\n    found = act(); inner(); return found\ndef inner(): pass\n")
-    reader, writer = os.pipe()
-    child = traced.main(os.fork)
-    if child == 0:
-        status = 1
-        try:
-            hook, holder = sys.getprofile(), arbiter.holder
-            traced.main(lambda: None)
-            said = (hook, holder, len(traced.graphs), traced.probe.profiled)
-            os.write(writer, repr(said).encode())
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader) as file:
-        said = file.read()
-    assert os.waitpid(child, 0)[1] == 0
-    assert said == "(None, None, 1, 1)"
+
+    def in_child() -> object:
+        hook, holder = sys.getprofile(), arbiter.holder
+        traced.main(lambda: None)
+        return hook, holder, len(traced.graphs), traced.probe.profiled
+
+    assert told_by_child(lambda: traced.main(os.fork), in_child) == "(None, None, 1, 1)"
     assert traced.calls()["inner"] == 1
 
 

@@ -35,26 +35,26 @@ def rule(*shown_on: tuple[int, int], why_not: str = "") -> Callable[[Rule], Rule
     return register
 
 
-def rules_of(module: str) -> list[str]:
-    """Return the names of a module's rules."""
-    return sorted(RULES[module])
+def judged(module: str) -> tuple[Callable[[str], None], Callable[[str], None]]:
+    """Return the two tests of a module's rules: each holds as it is, and broken it must break something."""
+    names = pytest.mark.parametrize("name", sorted(RULES[module]))
 
+    @names
+    def holds(name: str) -> None:
+        outcome = send(module, name, {"broken": False})
+        assert outcome.status == 0, outcome.tell()
 
-def judge_kept(module: str, name: str) -> None:
-    """Run a rule as it is: it must hold."""
-    outcome = send(module, name, {"broken": False})
-    assert outcome.status == 0, outcome.tell()
+    @names
+    def breaks(name: str) -> None:
+        shown_on, why_not = RULES[module][name]
+        if VERSION not in shown_on:
+            pytest.skip(f"not seen on this version: {why_not}")
+        outcome = send(module, name, {"broken": True})
+        # A failure of the test's own making (a name that has moved) is none of the rule's.
+        own = any(each in outcome.errors for each in ("any more", "ImportError", "NameError: "))
+        assert (outcome.crashed or outcome.status == 1) and not own, outcome.tell()
 
-
-def judge_broken(module: str, name: str) -> None:
-    """Run a rule broken: something must break, where its lack is seen."""
-    shown_on, why_not = RULES[module][name]
-    if VERSION not in shown_on:
-        pytest.skip(f"not seen on this version: {why_not}")
-    outcome = send(module, name, {"broken": True})
-    # A failure of the test's own making (a name that has moved) is none of the rule's.
-    own = any(each in outcome.errors for each in ("any more", "ImportError", "NameError: "))
-    assert (outcome.crashed or outcome.status == 1) and not own, outcome.tell()
+    return holds, breaks
 
 
 def patch(place: Any, name: str, value: Any) -> None:

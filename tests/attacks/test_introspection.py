@@ -51,8 +51,7 @@ def functions_of(module: Any) -> list[types.FunctionType]:
 
     for each in list(vars(module).values()):
         walk(each)
-    if hasattr(module, "generic"):
-        for implementation in module.generic.registry.values():
+        for implementation in getattr(each, "registry", {}).values():  # of a single dispatch
             walk(implementation)
     return list(found.values())
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from .arena import IN_CHILD, balance, made, probe
-from .rules import ALL, V313, judge_broken, judge_kept, patch, patch_part, rule, rules_of, start, without
+from .rules import ALL, V313, judged, patch, patch_part, rule, start, without
 
 
 @rule(*ALL)
@@ -268,11 +268,4 @@ def r4_begin_may_decline(broken: bool) -> None:
 
 
 if not IN_CHILD:
-
-    @pytest.mark.parametrize("name", rules_of(__name__))
-    def test_the_rule_holds(name: str) -> None:
-        judge_kept(__name__, name)
-
-    @pytest.mark.parametrize("name", rules_of(__name__))
-    def test_something_breaks_without_the_rule(name: str) -> None:
-        judge_broken(__name__, name)
+    test_the_rule_holds, test_something_breaks_without_the_rule = judged(__name__)

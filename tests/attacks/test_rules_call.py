@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from .arena import IN_CHILD, made, probe
-from .rules import ALL, V311, V312, V313, judge_broken, judge_kept, patch, rule, rules_of, start
+from .rules import ALL, V311, V312, V313, judged, patch, rule, start
 
 
 class OpenGate:
@@ -201,11 +201,4 @@ def r9_no_memory_for_the_inner_function(broken: bool) -> None:
 
 
 if not IN_CHILD:
-
-    @pytest.mark.parametrize("name", rules_of(__name__))
-    def test_the_rule_holds(name: str) -> None:
-        judge_kept(__name__, name)
-
-    @pytest.mark.parametrize("name", rules_of(__name__))
-    def test_something_breaks_without_the_rule(name: str) -> None:
-        judge_broken(__name__, name)
+    test_the_rule_holds, test_something_breaks_without_the_rule = judged(__name__)

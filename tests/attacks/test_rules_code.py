@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from .arena import IN_CHILD, made, probe
-from .rules import ALL, V311, judge_broken, judge_kept, patch, patch_part, rule, rules_of, start
+from .rules import ALL, V311, judged, patch, patch_part, rule, start
 
 
 @rule(*ALL)
@@ -223,11 +223,4 @@ def frames_of_other_threads_are_read_without_a_collection(broken: bool) -> None:
 
 
 if not IN_CHILD:
-
-    @pytest.mark.parametrize("name", rules_of(__name__))
-    def test_the_rule_holds(name: str) -> None:
-        judge_kept(__name__, name)
-
-    @pytest.mark.parametrize("name", rules_of(__name__))
-    def test_something_breaks_without_the_rule(name: str) -> None:
-        judge_broken(__name__, name)
+    test_the_rule_holds, test_something_breaks_without_the_rule = judged(__name__)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-import pytest
-
 from .arena import IN_CHILD
-from .rules import ALL, V311, judge_broken, judge_kept, patch, rule, rules_of, start
+from .rules import ALL, V311, judged, patch, rule, start
 
 
 def _timed(function: Any, slow: Any = None, threshold_s: float = 0.0) -> Any:
@@ -120,11 +118,4 @@ def the_lines_of_a_timed_body_move(broken: bool) -> None:
 
 
 if not IN_CHILD:
-
-    @pytest.mark.parametrize("name", rules_of(__name__))
-    def test_the_rule_holds(name: str) -> None:
-        judge_kept(__name__, name)
-
-    @pytest.mark.parametrize("name", rules_of(__name__))
-    def test_something_breaks_without_the_rule(name: str) -> None:
-        judge_broken(__name__, name)
+    test_the_rule_holds, test_something_breaks_without_the_rule = judged(__name__)

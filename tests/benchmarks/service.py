@@ -1,9 +1,9 @@
 """What autoprof costs a Flask service under gunicorn: CPU of the worker a request, plain and profiled by turns.
 
 A process keeps what chance gave it (where its objects lie in the caches) for as long as it lives: two plain workers
-differ by several per cent, and the one that was started first tends to stay the fastest. So every two pairs have servers of their
-own, started in another order each time; the profiled one is compared with the mean of two plain ones, and these with each
-other: what the figure could be if autoprof cost nothing.
+differ by several per cent, and the one that was started first tends to stay the fastest. So every two pairs have
+servers of their own, started in another order each time; the profiled one is compared with the mean of two plain ones,
+and these with each other: what the figure could be if autoprof cost nothing.
 """
 
 from __future__ import annotations
