@@ -4,7 +4,7 @@ Needs Python 3.11 or later and nothing else: every interpreter gets an environme
 
     python -m tests                 everything, as CI does
     python -m tests --python 3.12   one version, no WebAssembly
-    python -m tests --jobs 1        one run after the other, not three at once
+    python -m tests --jobs 1        one run after the other, not one for every core
     python -m tests -- -k gate      what follows goes to pytest
 """
 
@@ -31,8 +31,10 @@ TIMED_ATTACKS = (
     *("code_replaced", "introspection", "lifetimes", "other_tools"),
     *("profilers", "recursion", "tracing", "travel"),
 )
-JOBS = 3 if (os.cpu_count() or 1) > 1 else 1  # most tests wait: on two cores three runs take half the time
+JOBS = min(3, os.cpu_count() or 1)  # with more runs than cores, tests that wait for a thread wait too long
 CLOSING = re.compile(r"(\d+) (passed|failed|skipped|error|errors|xfailed|xpassed)\b")
+RULED = re.compile(r"=+ (FAILURES|ERRORS|warnings summary|short test summary info) =+$")
+TOLD_AGAIN_LINES = 150
 
 
 class Totals:
@@ -41,11 +43,12 @@ class Totals:
     def __init__(self) -> None:
         self.passed = self.failed = self.skipped = 0
         self.broken: list[str] = []
+        self.told: list[str] = []  # what failed, once more at the end: who reads a log reads its end
         self._adding = threading.Lock()  # several runs end at once
 
-    def add(self, name: str, output: str, status: int) -> None:
+    def add(self, name: str, label: str, lines: Sequence[str], status: int) -> None:
         """Read the closing line of one run; a status that the line does not explain counts as one failure."""
-        closing = [line for line in output.splitlines() if CLOSING.search(line)]
+        closing = [line for line in lines[-40:] if CLOSING.search(line)]
         counted = (
             {word.rstrip("s"): int(count) for count, word in CLOSING.findall(closing[-1])} if closing else {}
         )
@@ -58,6 +61,19 @@ class Totals:
             self.failed += failed
             if failed:
                 self.broken.append(name)
+                self.told += [f"{label} | {line}" for line in failures(lines)]
+
+
+def failures(lines: Sequence[str]) -> list[str]:
+    """Return what pytest said of the failed tests, or the end of an output that has no such part."""
+    told: list[str] = []
+    telling = False
+    for line in lines:
+        if ruled := RULED.match(line):
+            telling = ruled[1] in ("FAILURES", "ERRORS")
+        if telling or line.startswith(("FAILED ", "ERROR ")):
+            told.append(line)
+    return (told or list(lines))[-TOLD_AGAIN_LINES:]
 
 
 def interpreters() -> Iterator[tuple[str, str]]:
@@ -131,8 +147,8 @@ def run(name: str, label: str, command: Sequence[str], totals: Totals, **variabl
     assert process.stdout is not None
     for line in process.stdout:
         print(f"{label} | {line}", end="", flush=True)
-        lines.append(line)
-    totals.add(name, "".join(lines[-40:]), process.wait())
+        lines.append(line.rstrip("\n"))
+    totals.add(name, label, lines, process.wait())
     print(f"-- {name}: {time.monotonic() - began:.0f} s", flush=True)
 
 
@@ -185,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for done in [pool.submit(job) for job in jobs]:
             done.result()
     if totals.broken:
+        print("-- what failed, once more", *totals.told, sep="\n", flush=True)
         print(f"-- failed: {', '.join(totals.broken)}", flush=True)
     print(f"{totals.passed} passed, {totals.failed} failed, {totals.skipped} skipped", flush=True)
     return 1 if totals.failed else 0
