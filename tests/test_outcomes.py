@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -67,9 +68,11 @@ def test_coroutines_that_are_awaited(ends: list[tuple[Ended, float]]) -> None:
         assert names == ["main", "broken"]
         assert sys.exc_info()[0] is None
 
+    began_s = perf_counter()
     asyncio.run(main())
+    all_s = perf_counter() - began_s
     assert [end for end, _ in ends] == [RETURNED, ("exception", "ValueError", None)]
-    assert all(0.015 < span_s < 0.5 for _, span_s in ends)
+    assert all(0.015 < span_s < all_s for _, span_s in ends)
 
 
 def test_a_task_keeps_its_coroutine_but_not_the_clock_running(ends: list[tuple[Ended, float]]) -> None:
@@ -77,9 +80,9 @@ def test_a_task_keeps_its_coroutine_but_not_the_clock_running(ends: list[tuple[E
 
     async def main() -> None:
         tasks = [asyncio.create_task(fine(0.01)), asyncio.create_task(broken(0.01))]
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.8)
         assert sorted(end for end, _ in ends) == [("exception", "ValueError", None), RETURNED]
-        assert all(span_s < 0.25 for _, span_s in ends)
+        assert all(span_s < 0.75 for _, span_s in ends)
         await asyncio.gather(*tasks, return_exceptions=True)
 
     asyncio.run(main())

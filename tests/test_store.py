@@ -261,10 +261,10 @@ def test_a_batch_of_500_is_quick(tmp_path: Path) -> None:
     made.write(probes, stacks, now_ns=NOW_NS)
     taken = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.thread_time()
         made.write(probes, stacks, now_ns=NOW_NS)
-        taken.append(time.perf_counter() - began)
-    assert min(taken) < 0.1  # 6 to 8 ms where it was measured
+        taken.append(time.thread_time() - began)
+    assert min(taken) < 0.1  # of processor time; 6 to 8 ms where it was measured
 
 
 def test_importing_the_store_is_light(tmp_path: Path) -> None:
