@@ -69,12 +69,9 @@ def test_a_leak_of_100_bytes_a_call_is_found(environment: Environment, tmp_path:
     # Whose pages they are rss can't say (`sound` takes some that the leak then fills), but that there are more.
     assert sum(each["memory_delta_bytes"] for each in rows.values()) > 4_000_000, rows
     text = environment.run("-m", "autoprof", "report", "--format", "text", cwd=tmp_path).stdout
-    (line,) = [
-        each
-        for each in text.splitlines()
-        if re.search(r"\+[\d,]+ blocks in [\d,]+ calls, \+[01]\.\d\d a call", each) and "+0.0" not in each
-    ]
-    assert re.search(r"memory [\d.]+[KM]B; .*\+(1\.0\d|0\.9\d) a call", line)
+    # On a loaded machine other lines show a tenth of a block or two, as above.
+    told = re.compile(r"memory [\d.]+[KM]B; .*\+[\d,]+ blocks in [\d,]+ calls, \+(1\.[0-2]\d|0\.[7-9]\d) a call")
+    assert len([each for each in text.splitlines() if told.search(each)]) == 1, text
 
 
 LARGE = """
