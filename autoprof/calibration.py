@@ -14,6 +14,7 @@ from types import FunctionType
 from autoprof import calls, clock, ends, guard, stopwatch
 from autoprof.costs import FEWEST, prices, spans
 from autoprof.gate import Gate, TimedGate
+from autoprof.inline import InlineGate
 from autoprof.primitives import get_ident
 from autoprof.probe import IF_SLOW, Probe
 from autoprof.sampler import recorder
@@ -122,7 +123,7 @@ def _private_probe(kind: str, options: dict[str, Any]) -> Probe:
 
 
 def _opened(spliced: bool) -> tuple[Probe, Gate, Any]:
-    gate = Gate(calls.begin, ends.finish, ends.unwind)
+    gate = (InlineGate if spliced else Gate)(calls.begin, ends.finish, ends.unwind)
     probe = _private_probe("profile", {"rate": 1.0})
     function = _behind(gate, spliced)
     probe.add(gate)

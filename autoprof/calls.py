@@ -127,7 +127,7 @@ def first(gate_: Gate, depth: int = 3) -> Flight | None:
         gate_.begin = begin
         on_first_call(gate_)
         retune(gate_)
-        if next(gate_.ticks, False) is not False:
+        if gate_.step():
             return run_in_place(gate_)
     except (RecursionError, MemoryError):
         gate_.begin = first
@@ -154,7 +154,7 @@ def rouse(gate_: Gate) -> Flight | None:
         gate_.begin = begin
         on_roused()
         retune(gate_)
-        if next(gate_.ticks, False) is not False:
+        if gate_.step():
             return run_in_place(gate_)
     except (RecursionError, MemoryError):
         gate_.begin = rouse

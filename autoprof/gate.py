@@ -1,15 +1,13 @@
 """The countdown gate: decides per call whether the call is profiled, without a call, a branch or a random number.
 
-The prologue of a spliced function advances `ticks`, an `itertools.repeat`; exhausted means open. The gap to the next
-open call is drawn from the geometric distribution, so every call is an independent Bernoulli trial, and
+The prologue of a timed function, and a wrapper, advance `ticks`, an `itertools.repeat`; exhausted means open. The gap
+to the next open call is drawn from the geometric distribution, so every call is an independent Bernoulli trial, and
 `operator.length_hint` of the iterator gives the exact number of calls at no cost.
 
 Atomicity: under the GIL, CPython switches threads only at calls, function starts and backward jumps. Every group of
 assignments below that must be seen as one is written without any of these in between.
 
-Measured and left (3.12, a Flask service under valgrind): an iterator over a shared tuple as the constant itself, wound
-back by a second one every 128 calls, needs no gate on the way of a closed call, but a branch: 147 instructions and 5.1
-cache misses a call instead of 131 and 4.6. A jump on the tick's truth in place of a POP_TOP saves 6 of 165 (3.11).
+Spliced code without a stopwatch has its countdown elsewhere, see `inline`.
 """
 
 from __future__ import annotations
@@ -92,9 +90,10 @@ class Countdown:
     ticks: Iterator[bool | None]
 
 
-_UNUSED = 4 if sys.version_info >= (3, 12) else 6
+_SPARE = 4 if sys.version_info >= (3, 12) else 6
 """Words that make a gate four lines of the processor's cache long: of other sizes, a quarter or half of all have their
-type in one line and `ticks` in the next. Measured in a web service, where every line is a cold one."""
+type in one line and `ticks` in the next. Measured in a web service, where every line is a cold one. An `InlineGate`
+keeps things of its own there."""
 
 
 class Gate(Countdown):
@@ -121,7 +120,7 @@ class Gate(Countdown):
     """
 
     __slots__ = (
-        *(f"_unused_{number}" for number in range(_UNUSED)),
+        *(f"_spare_{number}" for number in range(_SPARE)),
         "__weakref__",
         "begin",
         "caught",
@@ -208,6 +207,10 @@ class Gate(Countdown):
     def declined(self) -> int:
         """The calls that found the gate open and a tracer on the thread."""
         return FOREVER - length_hint(self.traced)
+
+    def step(self) -> bool:
+        """Count a call that does not come through the code in front of the function; False where it is open for it."""
+        return next(self.ticks, False) is not False
 
     def claim(self) -> bool:
         """Count the call that found the gate open and start the next countdown; the first thing `begin` does.

@@ -8,6 +8,7 @@ from types import CodeType, FunctionType, ModuleType
 from autoprof import calls, compiled, ends, guard, marking, stopwatch, strategies, turns
 from autoprof.dormant import Dormant
 from autoprof.gate import GENERATOR_LIKE, Gate, TimedGate, gate_of
+from autoprof.inline import InlineGate
 from autoprof.probe import IF_SLOW, Probe
 from autoprof.wrapped import plain_function, wrap_inside
 
@@ -131,12 +132,12 @@ class Installer:
         return spliced
 
     def new_gate(self, code: CodeType | None, module: str, qualname: str, timed: bool = False) -> Gate:
-        """Make a gate; a timed one only where the code can hold the stopwatch."""
+        """Make a gate for a code to be spliced, a timed one only where it can hold the stopwatch, or for a wrapper."""
         if timed and code is not None and not code.co_flags & GENERATOR_LIKE:
             begins = (calls.first, ends.finish, ends.unwind)
             gate: Gate = TimedGate(*begins, stopwatch.slow, stopwatch.slow_raised)
         else:
-            gate = Gate(calls.first, ends.finish, ends.unwind)
+            gate = (Gate if code is None else InlineGate)(calls.first, ends.finish, ends.unwind)
         gate.original = code
         gate.module, gate.qualname = module, qualname
         gate.generator_like = bool(code is not None and code.co_flags & GENERATOR_LIKE)

@@ -15,6 +15,7 @@ from types import CodeType, FunctionType
 
 from autoprof import calls, guard
 from autoprof.gate import Gate, gate_of
+from autoprof.inline import InlineGate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,13 +84,15 @@ def _with_own_gate(gate: Gate, code: CodeType, copy: CodeType) -> CodeType:
     if gate.begin is calls.waken:
         calls.on_waken(gate)
     original = gate.original  # always kept of what is generator-like
-    if gate.begin not in (calls.first, calls.begin) or not isinstance(original, CodeType):
+    measures = gate.begin is calls.first or gate.begin is calls.begin
+    if not measures or not isinstance(gate, InlineGate) or not isinstance(original, CodeType):
         return copy
-    fresh = Gate(calls.first, gate.finish, gate.unwind)
+    fresh = InlineGate(calls.first, gate.finish, gate.unwind)
     fresh.original = original.replace(co_flags=original.co_flags | CO_ITERABLE_COROUTINE)
     fresh.module, fresh.qualname = gate.module, gate.qualname
     fresh.generator_like = True
-    gated = copy.replace(co_consts=tuple([fresh if each is gate else each for each in copy.co_consts]))
+    swapped = {id(gate): fresh, id(gate.countdown): fresh.countdown}
+    gated = copy.replace(co_consts=tuple([swapped.get(id(each), each) for each in copy.co_consts]))
     fresh.code = weakref.ref(gated)
     for each in gate.probes:
         each.add(fresh)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
-from itertools import repeat
+from itertools import repeat, starmap
 from typing import Any
 
+from autoprof.inline import RUN, open_countdown
 from autoprof.rewrite.splice import splice
 
 
@@ -26,7 +28,9 @@ class Gate:
         self.mode = mode
         self.log: list[Any] = []
         self.code: Any = None
-        self.ticks: Any = repeat(True, 0 if mode != "closed" else sys.maxsize >> 1)
+        self.countdown: Any = open_countdown()
+        self.runs: Any = repeat(True, 0 if mode != "closed" else sys.maxsize >> 1)
+        self.park: Any = starmap(self.countdown.__setstate__, repeat((RUN,)))
         self.caught = (RecursionError, MemoryError)
         self.missed: Any = repeat(True, 99)
         self.traced: Any = repeat(True, 99)
@@ -41,7 +45,7 @@ def _begin(gate: Gate) -> Call | None:
     call = Call()
     call.code = gate.code()
     call.gate = gate
-    gate.ticks = repeat(True, 1)
+    gate.countdown.__setstate__(RUN - 1)
     return call
 
 
@@ -51,6 +55,25 @@ def _finish(call: Call, result: object) -> None:
 
 def _unwind(call: Call, error: BaseException) -> None:
     call.gate.log.append(("unwind", type(error).__name__))
+
+
+def call_from_threads(function: Callable[[int], object], threads: int, calls: int) -> None:
+    """Call a function so often from each of some threads, which are switched as often as can be."""
+
+    def work() -> None:
+        for number in range(calls):
+            function(number)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        running = [threading.Thread(target=work) for _ in range(threads)]
+        for each in running:
+            each.start()
+        for each in running:
+            each.join()
+    finally:
+        sys.setswitchinterval(before)
 
 
 MODES = ("closed", "open", "declined")

@@ -18,7 +18,9 @@ import pytest
 
 from autoprof import gate as gates
 from autoprof.gate import FOREVER, Gate, draw_gap, gap_scale
+from autoprof.inline import InlineGate
 from autoprof.rewrite.splice import splice
+from tests.spliced import call_from_threads
 
 
 class Call:
@@ -35,7 +37,7 @@ class Spy:
         self.finished = 0
         self.decline: Callable[[], bool] = lambda: False
         self.function = function
-        gate = self.gate = Gate(self.begin, self.finish, self.unwind)
+        gate = self.gate = InlineGate(self.begin, self.finish, self.unwind)
         gate.retune(rate)
         code = splice(function.__code__, gate)
         gate.code = weakref.ref(code)  # held strongly, gate and code would be a cycle that the GC can't see
@@ -226,21 +228,7 @@ def _no_threads() -> bool:
 def test_eight_threads_exact(rate: float) -> None:
     spy = Spy(make(), rate)
     count = 5_000
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-
-    def work() -> None:
-        for n in range(count):
-            spy.function(n)
-
-    try:
-        threads = [threading.Thread(target=work) for _ in range(8)]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
-    finally:
-        sys.setswitchinterval(before)
+    call_from_threads(spy.function, 8, count)
     assert spy.gate.calls == 8 * count
     if rate == 1.0:
         assert len(spy.opened) == spy.finished
@@ -311,7 +299,7 @@ def test_a_dropped_gate_and_its_code_die() -> None:
         return call
 
     function = make()
-    gate = Gate(begin, lambda call, result: None, lambda call, error: None)
+    gate = InlineGate(begin, lambda call, result: None, lambda call, error: None)
     gate.retune(1.0)
     function.__code__ = splice(function.__code__, gate)
     watch = weakref.ref(gate), weakref.ref(function.__code__)

@@ -17,6 +17,7 @@ import pytest
 
 from autoprof import calls, ends, stopwatch
 from autoprof.gate import Gate, TimedGate
+from autoprof.inline import InlineGate
 from autoprof.rewrite.assemble import parse_exception_table
 from autoprof.rewrite.splice import Unspliceable, splice
 from autoprof.rewrite.table import CACHE_UNITS, JUMPS, OPCODES
@@ -80,7 +81,7 @@ def deepest(code: CodeType) -> int:
 def gate_for(kind: str) -> Gate:
     if kind == "timed":
         return TimedGate(calls.begin, ends.finish, ends.unwind, stopwatch.slow, stopwatch.slow_raised)
-    return Gate(calls.begin, ends.finish, ends.unwind)
+    return InlineGate(calls.begin, ends.finish, ends.unwind)
 
 
 def shaped(args: int, keywords: int, star: bool, starstar: bool, free: int, body: str = "pass") -> CodeType:

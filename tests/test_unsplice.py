@@ -8,7 +8,8 @@ from types import CodeType
 import pytest
 
 from autoprof import calls
-from autoprof.gate import GENERATOR_LIKE, Gate
+from autoprof.gate import GENERATOR_LIKE
+from autoprof.inline import InlineGate
 from autoprof.rewrite import table
 from autoprof.rewrite.splice import splice
 from autoprof.rewrite.tree import is_function
@@ -43,7 +44,7 @@ def test_unsplice_gives_back_every_function_of_the_standard_library() -> None:
         for code in _functions(module):
             if code.co_flags & GENERATOR_LIKE:
                 continue
-            gate = Gate(calls.first, lambda *_: None, lambda *_: None)
+            gate = InlineGate(calls.first, lambda *_: None, lambda *_: None)
             back = unsplice(splice(code, gate), gate, code.co_stacksize)
             assert back == code, (name, code.co_qualname)
             for part in PARTS:
@@ -61,7 +62,7 @@ def test_unsplice_refuses_what_is_not_of_that_gate() -> None:
     def gen() -> Iterator[int]:
         yield 1
 
-    gate, other = (Gate(calls.first, lambda *_: None, lambda *_: None) for _ in range(2))
+    gate, other = (InlineGate(calls.first, lambda *_: None, lambda *_: None) for _ in range(2))
     spliced = splice(f.__code__, gate)
     for code, wrong in ((spliced, other), (f.__code__, gate), (splice(gen.__code__, gate), gate)):
         with pytest.raises(ValueError, match="original code"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from itertools import repeat
 
+from autoprof.inline import RUN, open_countdown
 from autoprof.primitives import allocate_lock, start_new_thread
 from autoprof.rewrite import table
 
@@ -33,12 +34,14 @@ class _TrialGate:
         "begin",
         "caught",
         "code",
+        "countdown",
         "finish",
         "log",
         "lost",
         "missed",
+        "park",
         "raised",
-        "ticks",
+        "runs",
         "traced",
         "unwind",
         "watch",
@@ -46,7 +49,9 @@ class _TrialGate:
 
     def __init__(self) -> None:
         self.log: list[str] = []
-        self.ticks: Any = repeat(True, 0)
+        self.countdown: Any = open_countdown()
+        self.park = repeat(None)
+        self.runs: Any = repeat(True, 0)
         self.caught = (RecursionError, MemoryError)
         self.code: CodeType | None = None
         self.missed = self.traced = repeat(True, 9)
@@ -71,7 +76,7 @@ def _trial_begin(gate: _TrialGate) -> _TrialCall:
     call.code = gate.code
     call.gate = gate
     gate.log.append("begin")
-    gate.ticks = repeat(True, 1)
+    gate.countdown.__setstate__(RUN - 1)
     return call
 
 

@@ -31,10 +31,11 @@ GATE_NAMES = (
     "lost",
     "watch",
     "traced",
+    "park",
+    "runs",
 )
-_TICKS, _BEGIN, _FINISH, _UNWIND, _CAUGHT, _CODE, _FUNCTION, _RAISED, _MISSED, _LOST, _WATCH, _TRACED = range(
-    12
-)
+_TICKS, _BEGIN, _FINISH, _UNWIND, _CAUGHT, _CODE, _FUNCTION = range(7)
+_RAISED, _MISSED, _LOST, _WATCH, _TRACED, _PARK, _RUNS = range(7, len(GATE_NAMES))
 _STACK_LEAST, _STACK_BESIDES = 8, 4
 """What the deepest places of a prologue need, and a word more: all that is asked for beyond that spreads the frames of
 every call over more lines of the processor's cache (a fifth of the misses that closed gates make in a web service)."""
@@ -115,7 +116,6 @@ class _Writer:
     def prologue(self) -> Part:
         return [
             *self.countdown(),
-            (LABEL, "watching"),
             *self.watch(),
             *self.begin(),
             (LABEL, "try"),
@@ -127,6 +127,11 @@ class _Writer:
             *self.begin_failed(),
             (LABEL, "declined"),
             ("POP_TOP", 0),
+            *(
+                ()
+                if self.shape.timed
+                else (("JUMP_FORWARD", "body"), (LABEL, "stepped"), *table.ITERATOR_DONE)
+            ),
             (LABEL, "body"),
             *(self.stopwatch().start() if self.shape.timed else ()),
         ]
@@ -141,16 +146,50 @@ class _Writer:
         return [("PUSH_NULL", 0)] if table.ITER_NEEDS_NULL else []
 
     def countdown(self) -> Part:
+        if not self.shape.timed:
+            return [
+                ("LOAD_CONST", self.const + 1 + self.shape.keyword_constants()),
+                *self.iterator_null(),
+                ("FOR_ITER", "spent"),
+                (table.JUMP_IF_NOT_NONE, "stepped"),
+                *table.ITERATOR_DONE,
+                (LABEL, "asking"),
+                self.gate(),
+                self.attribute(_RUNS),
+                *self.iterator_null(),
+                ("FOR_ITER", "open"),
+                *table.CLOSED,
+                ("JUMP_FORWARD", "body"),
+                (LABEL, "open"),
+                *table.OPEN,
+                # `runs` has wound the countdown once more; and who finds it open while nobody claims it moves it on.
+                self.gate(),
+                self.attribute(_PARK),
+                *self.iterator_null(),
+                ("FOR_ITER", "not_parked"),
+                *table.CLOSED,
+                ("JUMP_FORWARD", "parked"),
+                (LABEL, "not_parked"),
+                *table.OPEN,
+                (LABEL, "parked"),
+            ]
         return [
             self.gate(),
             self.attribute(_TICKS),
             *self.iterator_null(),
             ("FOR_ITER", "open"),
-            *(self.untimed() if self.shape.timed else table.CLOSED),
+            *self.untimed(),
             ("JUMP_FORWARD", "body"),
             (LABEL, "open"),
             *table.OPEN,
+            (LABEL, "asking"),
         ]
+
+    def spent(self) -> Part:
+        """Take a countdown off the stack that has come to its end."""
+        if self.shape.timed:
+            return []
+        return [("JUMP_FORWARD", "missed"), (LABEL, "spent"), *table.OPEN, (LABEL, "missed")]
 
     def untimed(self) -> Part:
         """Keep a tick that is None: it stands for the time of entry, and the clock is not asked."""
@@ -314,6 +353,7 @@ class _Writer:
             ("POP_TOP", 0),
             ("POP_EXCEPT", 0),
             # Count the call without a Python call and without memory: there is none left.
+            *self.spent(),
             self.gate(),
             self.attribute(_MISSED),
             (LABEL, "count"),

@@ -3,14 +3,16 @@
 A frame that has not reached its first RESUME is *incomplete* to CPython (`_PyFrame_IsIncomplete`): `sys._getframe`,
 tracebacks and `sys._current_frames` skip it, so a call that goes through the open gate shows no trace of us.
 
-What the prologue expects of the gate (attributes, so that the gate is the only constant of ours):
-`ticks` an iterator, exhausted = open; `begin(gate)` → the call in flight `p`, or None to run the body in place;
-`p.code` the code to run, `finish(p, result)`, `unwind(p, exception)`, `caught` the exceptions out of `begin` that also
-mean "run the body in place", `missed` an iterator that counts these; `watch` an endless iterator: true = somebody
-traces this thread, run the body in place, `traced` counts these. For generator-like functions `p.function` is set to
-the inner function object, which dies with the body's frame, and `raised(gate, exception)` is called, unless it is
-None, when an exception leaves the body. A gate whose `timed` is true has the stopwatch in the body, too: see
-`rewrite.stopwatch`.
+What the prologue expects of the gate (attributes, so that only two constants are ours: it and the first of these):
+`countdown` an iterator; at None the prologue steps on `runs`, another, and where that ends the gate is open;
+`begin(gate)` → the call in flight `p`, or None to run the body in place; `p.code` the code to run, `finish(p, result)`,
+`unwind(p, exception)`, `caught` the exceptions out of `begin` that also mean "run the body in place", `missed` an
+iterator that counts these, and the calls after the end of the countdown; `watch` an endless iterator: true = somebody
+traces this thread, run the body in place, `traced` counts these; `park`, an endless iterator, has the countdown yield
+None the next time, too. For generator-like functions `p.function` is set to the inner function object, which dies with
+the body's frame, and `raised(gate, exception)` is called, unless it is None, when an exception leaves the body. A gate
+whose `timed` is true has the stopwatch in the body, see `rewrite.stopwatch`, and instead of the countdown `ticks`,
+exhausted = open.
 
 Every line below that looks superfluous keeps an interpreter from crashing; the tests in `tests/attacks` name the crash.
 """
@@ -43,6 +45,7 @@ from autoprof.rewrite.table import OPCODES
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType
+    from typing import Any
 
 Template = tuple[bytes, dict[str, int], tuple[int, ...], tuple[tuple[int, int], ...]]
 
@@ -64,7 +67,7 @@ def _exception_entries(labels: dict[str, int], base: int) -> list[tuple[int, int
         ]
     clock = [entry("starting", "read", "unread", 0)] if "starting" in labels else []
     return [
-        entry("watching", "begun", "begin_except", 0),
+        entry("asking", "begun", "begin_except", 0),
         *tried,
         entry("unwind", "unwound", "unwind_failed", 2),
         *clock,
@@ -215,7 +218,7 @@ def _exception_table(front: _Front, body: list[ExceptionEntry]) -> bytes:
     return build_exception_table(front.entries + moved)
 
 
-def splice(code: CodeType, gate: object) -> CodeType:
+def splice(code: CodeType, gate: Any) -> CodeType:
     """Return a copy of a function's code with the gate in front.
 
     Args:
@@ -238,6 +241,8 @@ def splice(code: CodeType, gate: object) -> CodeType:
     if shape.keywords:
         names = code.co_varnames[shape.args : shape.args + shape.keywords]
         constants += (names,) if shape.needs_keyword_names() else (names, *names)
+    if not timed:
+        constants += (gate.countdown,)
     body = parse_exception_table(code.co_exceptiontable)
     locations = code.co_linetable
     names_added: tuple[str, ...] = GATE_NAMES

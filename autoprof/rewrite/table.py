@@ -76,6 +76,7 @@ else:
 """`>=`; from 3.12 the low four bits say which comparisons are true for it (8 equal, 4 greater)."""
 
 JUMP_IF_NONE = "POP_JUMP_FORWARD_IF_NONE" if PY311 else "POP_JUMP_IF_NONE"
+JUMP_IF_NOT_NONE = "POP_JUMP_FORWARD_IF_NOT_NONE" if PY311 else "POP_JUMP_IF_NOT_NONE"
 JUMP_IF_FALSE = "POP_JUMP_FORWARD_IF_FALSE" if PY311 else "POP_JUMP_IF_FALSE"
 LOAD_CELL = "LOAD_FAST" if VERSION >= (3, 13) else "LOAD_CLOSURE"
 TUPLE_FROM_LIST: Instruction = ("LIST_TO_TUPLE", 0) if PY311 else ("CALL_INTRINSIC_1", 6)

@@ -50,7 +50,7 @@ def r2_no_call_starts_an_exception_range(broken: bool) -> None:
         real = splice._exception_entries
 
         def entries(labels: dict[str, int], base: int) -> Any:
-            return real({**labels, "watching": labels["range"], "begin": labels["range"]}, base)
+            return real({**labels, "asking": labels["range"], "begin": labels["range"]}, base)
 
         patch(splice, "_exception_entries", entries)
 

@@ -130,10 +130,10 @@ def a_tracer_is_asked_for_before_begin(broken: bool) -> None:
 def a_gate_travels_as_something_of_the_standard_library(broken: bool) -> None:
     import pickle
 
-    from autoprof.gate import Gate
+    from autoprof.inline import InlineGate
 
     if broken:
-        patch(Gate, "__reduce__", lambda self: (Gate, (None, None, None)))
+        patch(InlineGate, "__reduce__", lambda self: (InlineGate, (None, None, None)))
 
     def leaf(x: int) -> int:
         return x

@@ -27,6 +27,7 @@ TESTS = (
     "tests/test_assemble.py",
     "tests/test_stack_size.py",
     "tests/test_gate.py",
+    "tests/test_inline.py",
     "tests/test_matrix.py",
     "tests/test_stopwatch.py",
     "tests/test_stopwatch_body.py",
