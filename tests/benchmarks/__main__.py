@@ -9,6 +9,7 @@ import sys
 from tests.benchmarks import (
     budget,
     calls,
+    gates,
     memory,
     probes,
     reload,
@@ -23,6 +24,7 @@ from tests.benchmarks.measure import Figure
 _ALL = {
     "budget": budget,
     "calls": calls,
+    "gates": gates,
     "memory": memory,
     "probes": probes,
     "reload": reload,
