@@ -5,9 +5,9 @@ takes a True; a call that gets None steps on `runs`, which winds the countdown b
 too; where `runs` is at its end the gate is open. `__setstate__` winds the countdown to any place: `gap % RUN` steps and
 `gap // RUN` runs make a gap.
 
-How many calls there were is where the two stand. Beyond the RUN-th item the countdown stands where it is open; each
-call that could not be looked at (`missed`, `traced`) moves it by one there, which is not counted here. Should it ever
-come to its end, it is spent: its code then counts every call as `missed`, and no more is measured there.
+How many calls there were is where the two stand. Beyond the RUN-th item the countdown is open. A call that `begin` could
+not look at (`missed`, `traced`) moves it by one there until `park` winds it back, which is not counted here. Should it
+ever come to its end, it is spent: its code then counts every call as `missed`, and no more is measured there.
 
 Atomicity: as in `gate`. What must be seen as one reads and sets the countdown through C iterators (`map`) in `for`
 loops that are left by `return` or `break`: between their steps no thread is switched, which a call would allow.
@@ -26,7 +26,7 @@ from autoprof.gate import EXHAUSTED, FOREVER, Gate, _Endless, draw_gap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from typing import Any, Protocol
 
     class _Countdown(Protocol):
@@ -89,15 +89,10 @@ class InlineGate(Gate):
     runs: Iterator[object] = Gate._spare_3  # type: ignore[attr-defined]
     rest: Iterator[bool] = Gate.ticks  # type: ignore[assignment]
 
-    def __init__(
-        self,
-        begin: Callable[[Gate], Any],
-        finish: Callable[[Any, Any], Any],
-        unwind: Callable[[Any, BaseException], Any],
-    ) -> None:
-        super().__init__(begin, finish, unwind)
+    def __init__(self, *handlers: Any) -> None:
+        super().__init__(*handlers)
         self.countdown = open_countdown()
-        self.placed = RUN
+        self.placed = 0  # of a `size` of 0 one run too few has begun
         self.runs = self.rest = EXHAUSTED
         self.park = _NEVER
         if gettrace() is not None:  # its calls alone would spend the countdown
@@ -138,7 +133,7 @@ class InlineGate(Gate):
             for more in looking:
                 for left in looking:
                     if self.rest is rest:
-                        begun = self.size - 1 - left if self.size else 0
+                        begun = self.size - 1 - left
                         stands = _LENGTH - more if more > SPARE else RUN
                         return self.used + begun * RUN + stands - self.placed
                     break
@@ -174,8 +169,7 @@ class InlineGate(Gate):
             for _ in self.runs:
                 return False
             for _ in winding:
-                used = self.size - 1 if self.size else 0
-                self.used += used * RUN + RUN + 1 - self.placed
+                self.used += self.size * RUN + 1 - self.placed
                 self.placed = at
                 self.size = size
                 self.rest = rest
@@ -223,7 +217,7 @@ class InlineGate(Gate):
                         break
                     for _ in winding:
                         for now in looking:
-                            begun = self.size - 1 - left if self.size else 0
+                            begun = self.size - 1 - left
                             stands = _LENGTH - more if more > SPARE else RUN
                             self.used += begun * RUN + stands - self.placed
                             self.placed = at if now else RUN  # one that is spent can't be wound

@@ -10,7 +10,7 @@ from tests.__main__ import TOLD_AGAIN_LINES, Totals, failures
 
 FAILING = """
 def test_holds():
-    assert True
+    assert "left" != "right"
 
 def test_breaks():
     assert "left" == "right"

@@ -127,11 +127,7 @@ class _Writer:
             *self.begin_failed(),
             (LABEL, "declined"),
             ("POP_TOP", 0),
-            *(
-                ()
-                if self.shape.timed
-                else (("JUMP_FORWARD", "body"), (LABEL, "stepped"), *table.ITERATOR_DONE)
-            ),
+            *self.stepped(),
             (LABEL, "body"),
             *(self.stopwatch().start() if self.shape.timed else ()),
         ]
@@ -184,6 +180,12 @@ class _Writer:
             *table.OPEN,
             (LABEL, "asking"),
         ]
+
+    def stepped(self) -> Part:
+        """Take a countdown off the stack that has gone on by one."""
+        if self.shape.timed:
+            return []
+        return [("JUMP_FORWARD", "body"), (LABEL, "stepped"), *table.ITERATOR_DONE]
 
     def spent(self) -> Part:
         """Take a countdown off the stack that has come to its end."""

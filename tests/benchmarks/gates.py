@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.benchmarks.measure import Figure
-from tests.benchmarks.service import _FRAMEWORK
+from tests.benchmarks.service import FRAMEWORKS
 
 SECONDS = 120
 REQUESTS = 20
@@ -77,7 +77,7 @@ def figures() -> Iterator[Figure]:
         policy = Path(folder) / "policy.yaml"
         policy.write_text(
             f"version: 1\nenv: prod\nload: off\noutput: {folder}/data\nrules:\n"
-            f"  - match: {_FRAMEWORK}\n    policy: profile_production\n    sample_rate: 0.1%\n"
+            f"  - match: {FRAMEWORKS}\n    policy: profile_production\n    sample_rate: 0.1%\n"
         )
         program = Path(folder) / "program.py"
         program.write_text(_PROGRAM)
@@ -86,7 +86,7 @@ def figures() -> Iterator[Figure]:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS + 120)
         if done.returncode:
-            yield Figure(f"gates: not measured ({done.stderr.strip().splitlines()[-1:]})", 0.0, "")
+            yield Figure(f"gates: not measured ({done.stderr.strip()[-200:]})", 0.0, "")
             return
         found = json.loads(done.stdout)
     plain = found["taken_ns"]["plain"]
@@ -95,7 +95,7 @@ def figures() -> Iterator[Figure]:
         note = f"{len(ratios)} rounds, mean {statistics.mean(ratios):.3f} +- {_error(ratios):.3f}"
         if state == "closed":
             nanoseconds = (statistics.median(ratios) - 1.0) * statistics.median(plain) / found["calls"]
-            note += f"; {found['calls']:.0f} calls a request, {nanoseconds:.0f} ns each"
+            note += f"; {found['calls']:.0f} calls a request, {nanoseconds:.0f} ns each; {found['functions']} functions"
         yield Figure(f"gates of a Flask service, {state}", statistics.median(ratios), "times", note=note)
 
 

@@ -30,7 +30,7 @@ REQUESTS = 300
 WARM_UP = 300
 _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parents[1]
-_FRAMEWORK = "[service_app:*, 'flask:*', 'flask.*:*', 'werkzeug:*', 'werkzeug.*:*', 'jinja2:*', 'jinja2.*:*', 'click:*', 'click.*:*']"
+FRAMEWORKS = "[service_app:*, 'flask:*', 'flask.*:*', 'werkzeug:*', 'werkzeug.*:*', 'jinja2:*', 'jinja2.*:*', 'click:*', 'click.*:*']"
 
 
 def figures() -> Iterator[Figure]:
@@ -44,7 +44,7 @@ def figures() -> Iterator[Figure]:
     folder = tempfile.mkdtemp(prefix="autoprof-service-")
     try:
         yield from _compare(folder, "application", "service_app:*", 1.02)
-        yield from _compare(folder, "application and frameworks", _FRAMEWORK, 1.06)
+        yield from _compare(folder, "application and frameworks", FRAMEWORKS, 1.06)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
