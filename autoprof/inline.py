@@ -5,9 +5,9 @@ takes a True; a call that gets None steps on `runs`, which winds the countdown b
 too; where `runs` is at its end the gate is open. `__setstate__` winds the countdown to any place: `gap % RUN` steps and
 `gap // RUN` runs make a gap.
 
-How many calls there were is where the two stand. Beyond the RUN-th item the countdown is open. A call that `begin` could
-not look at (`missed`, `traced`) moves it by one there until `park` winds it back, which is not counted here. Should it
-ever come to its end, it is spent: its code then counts every call as `missed`, and no more is measured there.
+How many calls there were is where the two stand. Beyond the RUN-th item the countdown is open. A call that `begin` did
+not see (`missed`, `traced`) moves it by one there until `park` winds it back, which is not counted here. Should it ever
+come to its end, it is spent: its code then counts every call as `missed`, and no more is measured there.
 
 Atomicity: as in `gate`. What must be seen as one reads and sets the countdown through C iterators (`map`) in `for`
 loops that are left by `return` or `break`: between their steps no thread is switched, which a call would allow.
