@@ -25,6 +25,7 @@ from autoprof.demand import (
     BACK_OFF_S,
     MEMORY_S,
     Account,
+    allow,
     demand,
     has_stopwatch,
     is_timed,
@@ -125,7 +126,7 @@ class Budget:
         self._spent_ns = self._background_before_ns + sum(
             each.opened_ns + each.stopwatch_ns for each in self._active()
         )
-        self._cost_ns = 0
+        self._cost_ns = self._last_cost_ns = 0
         self._open_ns = prices.open_ns
         self._loan_ns = 0.0
         purse.open()
@@ -177,7 +178,13 @@ class Budget:
         if self.share is None:
             return False
         # Also when a purse is empty: its gates have been cut at once, and reckoning is paid from the same budget.
-        return bool(span_ns >= max(SOONEST_NS if self._woken else PERIOD_NS, 5 * self._cost_ns / self.share))
+        wait_ns = self._wait_ns
+        return bool(span_ns >= (max(SOONEST_NS, wait_ns / 2) if self._woken else max(PERIOD_NS, wait_ns)))
+
+    @property
+    def _wait_ns(self) -> float:
+        """How long the last reckoning is to be paid with a tenth of the budget."""
+        return 10 * self._cost_ns / (self.share or inf)
 
     def tick(self) -> None:
         """Reckon, when it is time to."""
@@ -191,7 +198,8 @@ class Budget:
         room_ns = self._settle(span_s, now_ns)
         self._allot(room_ns, now_ns)
         self._stretch()
-        self._cost_ns = clock.thread_ns() - used_ns
+        before_ns, self._last_cost_ns = self._last_cost_ns, clock.thread_ns() - used_ns
+        self._cost_ns = min(self._last_cost_ns, before_ns or self._last_cost_ns)  # one may have been held up
 
     def _settle(self, span_s: float, now_ns: int) -> float:
         """Add up what was spent, fill the purse, return how many nanoseconds a second the gates may cost."""
@@ -236,7 +244,7 @@ class Budget:
         room_ns += (self._level_ns - TARGET_S * share_ns) / LEAD_S
         room_ns = max(room_ns, LEAST_ROOM * share_ns)
         # Also in debt: the factors are set for this room, and the purse is for what they did not foresee.
-        purse.left_ns = max(self._level_ns, 2.0 * room_ns)
+        purse.left_ns = max(self._level_ns, max(2.0, 1.5e-9 * self._wait_ns) * room_ns)
         return room_ns
 
     def _reprice(self) -> None:
@@ -258,10 +266,13 @@ class Budget:
             if each.price_ns and each.state in ("installed", "shed")
         }
         level = level_of(demands.values(), room_ns)
+        dear_ns = max(DEAR_S * level, DEAR * prices.open_ns)
         for each, asked_ns in demands.items():
-            if level == inf and each.thinning == 1.0 and each.state == "installed" and each.policy != IF_SLOW:
-                continue  # as nearly all are, nearly always
             account = self.accounts[each]
+            fits = asked_ns <= level
+            if each.policy != IF_SLOW and each.state == "installed" and (fits or account.price_ns <= dear_ns):
+                self._thin(each, 1.0 if fits else max(level / asked_ns, LEAST))  # as nearly all are
+                continue
             if each.state == "shed" and not account.until_ns and not self._fits(each, account, level):
                 self._shed(each, account, now_ns, stopwatch_demand(each, account), level)
             elif each.state == "shed":
@@ -269,7 +280,7 @@ class Budget:
                     self._try_again(each, account, level, now_ns)
             elif is_timed(each) and stopwatch_demand(each, account) > level * 1.1:
                 self._shed(each, account, now_ns, stopwatch_demand(each, account), level)
-            elif asked_ns > level and account.price_ns > max(DEAR_S * level, DEAR * prices.open_ns):
+            elif asked_ns > level and account.price_ns > dear_ns:
                 self._shed(each, account, now_ns, asked_ns, level)
             if each.state == "shed" and each.thinning == 0.0:
                 continue
@@ -349,16 +360,6 @@ def _earned_s(from_s: float, to_s: float) -> float:
     """Return how many seconds' worth of budget a span of the process's life earns: the first pay the advance back."""
     early_s = max(min(to_s, REPAY_S) - min(from_s, REPAY_S), 0.0)
     return to_s - from_s - early_s * PAID_BACK_S / REPAY_S
-
-
-def allow(probe: Probe, account: Account, level: float) -> None:
-    """Set how many calls a stopwatch may time until the next reckoning: a burst must not wait for it."""
-    calls = gate.timed_at_most
-    if level < inf:
-        calls = max(int(2.0 * level / prices.stopwatch_ns), calls // 8)
-    for each in probe.gates:
-        if each.timer is probe and each.scale is None and (each.used or each.size):
-            each.allow(calls)  # type: ignore[attr-defined]
 
 
 def run_out(gate_: Gate) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autoprof.inline import InlineGate
 from autoprof.probe import IF_SLOW
 from autoprof.store_records import CallsDelta, ProbeDelta
 
@@ -9,7 +10,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from autoprof.gate import Gate
     from autoprof.probe import Probe
+    from autoprof.store_records import ProbeKey as Key
 
     Counts = tuple[int, ...]
 
@@ -19,12 +22,24 @@ class Told:
 
     Attributes:
         counts: profiled, discarded, slow, samples, nanoseconds, nanoseconds of overhead.
+        key: target, rule, policy, strategy.
         mark: `Probe.mark` then: while it is the same, nothing but calls was counted.
+        declined: as `Probe.tally` has it.
+        gates, gate: of a probe with one gate in front of a plain function, none of whose calls was measured lately;
+            else None. Only a call that opens that gate changes the mark.
+        place: `InlineGate.place` then.
     """
 
-    __slots__ = ("calls", "counts", "mark", "memory_bytes", "skipped")
+    __slots__ = (
+        "calls", "counts", "declined", "gate", "gates", "key", "mark", "memory_bytes", "place", "skipped",
+    )  # fmt: skip
 
     def __init__(self) -> None:
+        self.gates: tuple[Gate, ...] | None = None
+        self.gate: Any = None
+        self.place = (0, 0, 0, 0)
+        self.declined = 0
+        self.key: Key = ("",) * 4
         self.calls = 0
         self.counts: Counts = (0,) * 6
         self.skipped: dict[str, int] = {}
@@ -32,18 +47,64 @@ class Told:
         self.mark: object = None
 
 
-def news(probe: Probe, told: Told) -> ProbeDelta | CallsDelta | None:
-    """Return what a probe has counted since the last time, None when that is nothing; remember it."""
+def news(probe: Probe, told: Told, thorough: bool = True) -> ProbeDelta | CallsDelta | None:
+    """Return what a probe has counted since the last time, None when that is nothing; remember it.
+
+    Args:
+        thorough: False: where the gate has opened for nobody lately, look at nothing but how many calls it let through.
+            What a failure of ours in `begin` counts is then told later.
+    """
+    if not thorough and probe.gates is told.gates and probe.rule is told.key[1]:
+        place = told.gate.place()
+        before = told.place
+        if place[0] == before[0] and place[2] == before[2] and place[3] == before[3]:
+            new = place[1] - before[1]
+            if new <= 0:
+                return None
+            told.place = place
+            told.calls += new
+            return CallsDelta(told.key, new)
+    gates = probe.gates
+    gate = gates[0] if len(gates) == 1 and isinstance(gates[0], InlineGate) else None
+    before = gate.place() if gate is not None else told.place
+    found = _news(probe, told)
+    told.gates = None
+    # Not right after a call that was measured: a sample may still be on its way.
+    if (
+        gate is not None
+        and not isinstance(found, ProbeDelta)
+        and _is_plain(probe, gate)
+        and gate.place() == before
+    ):
+        told.gates, told.gate, told.place = gates, gate, before
+    return found
+
+
+def _is_plain(probe: Probe, gate: Gate) -> bool:
+    """Tell whether nothing but calls is counted of a probe until its gate opens."""
+    return probe.policy != IF_SLOW and not gate.generator_like and not probe.busy
+
+
+def _news(probe: Probe, told: Told) -> ProbeDelta | CallsDelta | None:
+    if told.key[1] is not probe.rule:
+        told.key = (probe.target, probe.rule, probe.policy, probe.strategy_name)
     calls, declined = probe.tally()
+    told.declined = declined
     mark = probe.mark(declined)
-    taken_each_time = probe.durations or probe.callees or probe.memory_counts or probe.weighed_calls
-    untouched = mark == told.mark and not taken_each_time
-    if untouched and probe.policy != IF_SLOW:  # whose calls are timed without a mark
-        if calls <= told.calls:
-            return None
-        before, told.calls = told.calls, calls
-        return CallsDelta(probe.target, probe.rule, probe.policy, probe.strategy_name, calls - before)
-    return _all_news(probe, told, mark, calls)
+    if (
+        mark != told.mark
+        or probe.policy == IF_SLOW  # whose calls are timed without a mark
+        or probe.durations
+        or probe.callees
+        or probe.memory_counts
+        or probe.weighed_calls
+    ):
+        return _all_news(probe, told, mark, calls)
+    before = told.calls
+    if calls <= before:
+        return None
+    told.calls = calls
+    return CallsDelta(told.key, calls - before)
 
 
 def _all_news(probe: Probe, told: Told, mark: object, calls: int) -> ProbeDelta | None:
@@ -65,10 +126,7 @@ def _all_news(probe: Probe, told: Told, mark: object, calls: int) -> ProbeDelta 
     ):
         return None
     return ProbeDelta(
-        probe.target,
-        probe.rule,
-        probe.policy,
-        probe.strategy_name,
+        *told.key,
         calls=calls - calls_before,
         profiled=now[0] - before[0],
         discarded=now[1] - before[1],
@@ -101,9 +159,9 @@ def _counts_of(probe: Probe) -> Counts:
 
 def merged(deltas: list[Any]) -> list[Any]:
     """Add up deltas of the same probe, so that a store that can't be written costs bounded memory."""
-    out: dict[tuple[str, ...], Any] = {}
+    out: dict[Key, Any] = {}
     for each in deltas:
-        key = (each.target, each.rule, each.policy, each.strategy)
+        key = each.key
         first = out.get(key)
         if first is None:
             out[key] = each

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
+from autoprof import gate
 from autoprof.costs import prices
 from autoprof.probe import IF_SLOW
 
@@ -115,6 +116,18 @@ def opened_demand(probe: Probe, account: Account) -> float:
 
 def demand(probe: Probe, account: Account) -> float:
     """Return what a probe would cost unbounded, nanoseconds a second."""
+    if probe.policy != IF_SLOW and probe.state == "installed":
+        return opened_demand(probe, account)
     if probe.state == "shed" and probe.thinning == 0.0:
         return 0.0
     return opened_demand(probe, account) + (stopwatch_demand(probe, account) if is_timed(probe) else 0.0)
+
+
+def allow(probe: Probe, account: Account, level: float) -> None:
+    """Set how many calls a stopwatch may time until the next reckoning: a burst must not wait for it."""
+    calls = gate.timed_at_most
+    if level < inf:
+        calls = max(int(2.0 * level / prices.stopwatch_ns), calls // 8)
+    for each in probe.gates:
+        if each.timer is probe and each.scale is None and (each.used or each.size):
+            each.allow(calls)  # type: ignore[attr-defined]

@@ -29,6 +29,9 @@ STACKS_HELD = 20_000
 JOBS_HELD = 16
 CLOSE_S, CLOSE_MORE_S = 2.0, 1.0
 """Until when the last jobs may begin, and how much longer the last write may take."""
+THOROUGH = 16
+"""How many looks at what is counted go by before one looks at everything."""
+
 POSTPONED_MAX = 10
 """Periods that a flush waits while tracemalloc is on: what it allocates would be in the application's figures."""
 
@@ -68,7 +71,7 @@ class Flusher:
         self._deadline_s = 0.0
         self._retry_ns = 0
         self._window_ns = 0
-        self._postponed = 0
+        self._postponed = self._looks = 0
         self.busy_ns = 0
         self._dropped_sent = 0
         self._overhead_sent_ns = 0
@@ -97,7 +100,8 @@ class Flusher:
 
     def give_up(self) -> None:
         """Never write anything."""
-        self.flush = self.close = self.start = nothing  # type: ignore[method-assign]
+        self.flush = _written_by_nobody  # type: ignore[method-assign]
+        self.close = self.start = nothing  # type: ignore[method-assign]
 
     def watch(self, probe: Probe) -> None:
         """Count a probe's numbers from now on."""
@@ -131,7 +135,8 @@ class Flusher:
             thread.delicate = self._writer is None
             try:
                 if clock.monotonic_ns() - self._flushed_ns >= SOONEST_FLUSH_NS:
-                    self.flush()
+                    self._looks += 1
+                    self.flush(self._looks % THOROUGH == 0)
             finally:
                 thread.delicate = False
         self._tick()
@@ -183,14 +188,18 @@ class Flusher:
         """Have the state of the probes written though nothing was measured since."""
         self._restates = True
 
-    def flush(self) -> None:
-        """Collect and write; failures are kept for later, told once."""
+    def flush(self, thorough: bool = True) -> None:
+        """Collect and write; failures are kept for later, told once.
+
+        Args:
+            thorough: as `news` takes it.
+        """
         if not self._busy.acquire(True, 2.0):
             return
         used_ns = clock.thread_ns()
         now_ns = self._flushed_ns = clock.monotonic_ns()
         try:
-            self._collect(now_ns)
+            self._collect(now_ns, thorough)
             unsent = self._unsent_probes or self._unsent_stacks or self.artefacts
             if (unsent or (self._restates and self._writer is not None)) and now_ns >= self._retry_ns:
                 self._restates = False
@@ -203,7 +212,7 @@ class Flusher:
             self.busy_ns += clock.thread_ns() - used_ns
             self._busy.release()
 
-    def _collect(self, now_ns: int) -> None:
+    def _collect(self, now_ns: int, thorough: bool) -> None:
         self.on_collect()
         for (probe, stack), (samples, weight_ns) in recorder.drain().items():
             key = (probe, stack)
@@ -219,12 +228,12 @@ class Flusher:
         # Beware of `list(….items())`: it makes tuples, and on 3.11 each may set off the garbage collector, whose
         # finalizers may call a function for the first time. `copy` is done before anybody else can run.
         for probe, told in self.active.copy().items():
-            self._collect_probe(probe, told)
+            self._collect_probe(probe, told, thorough)
         if now_ns - self._window_ns >= 1_000_000_000:
             self._send_windows(now_ns)
 
-    def _collect_probe(self, probe: Probe, told: Told) -> None:
-        delta = news(probe, told)
+    def _collect_probe(self, probe: Probe, told: Told, thorough: bool) -> None:
+        delta = news(probe, told, thorough)
         if delta is not None:
             self._unsent_probes.append(delta)
             if len(self._unsent_probes) > 2 * len(self.active) + 100:
@@ -334,6 +343,10 @@ class Flusher:
                 writer.close(clock.wall_ns())
             except Exception as error:
                 guard.report("store", error)
+
+
+def _written_by_nobody(thorough: bool = True) -> None:
+    """Stand in for `flush` where nothing is to be written."""
 
 
 def _no_news(whole: bool) -> tuple[list[Any], bool] | None:

@@ -121,12 +121,6 @@ class InlineGate(Gate):
         """See `Gate.tally`."""
         traced = self.traced
         missed = self.missed
-        counted = self._counted()
-        declined = FOREVER - length_hint(traced)
-        counted += declined
-        return counted if missed is traced else counted + FOREVER - length_hint(missed), declined
-
-    def _counted(self) -> int:
         while True:
             rest = self.rest
             looking = map(length_hint, (self.countdown, rest))
@@ -135,9 +129,25 @@ class InlineGate(Gate):
                     if self.rest is rest:
                         begun = self.size - 1 - left
                         stands = _LENGTH - more if more > SPARE else RUN
-                        return self.used + begun * RUN + stands - self.placed
+                        declined = FOREVER - length_hint(traced)
+                        counted = self.used + begun * RUN + stands - self.placed + declined
+                        return counted if missed is traced else counted + FOREVER - length_hint(
+                            missed
+                        ), declined
                     break
                 break
+
+    def place(self) -> tuple[int, int, int, int]:
+        """Return `used`, which changes where a call opens the gate, and what moves by one with each other call.
+
+        That is: how far the countdown is (up), and what is left of `traced` and of `missed` (down).
+        """
+        while True:
+            rest = self.rest
+            # Unpacking is no call: from its first look to the return no thread is switched.
+            more, left, traced, missed = map(length_hint, (self.countdown, rest, self.traced, self.missed))
+            if self.rest is rest:
+                return self.used, (_LENGTH - more if more > SPARE else RUN) - left * RUN, traced, missed
 
     def step(self) -> bool:
         """See `Gate.step`."""

@@ -40,6 +40,7 @@ class Spending:
 
     if TYPE_CHECKING:
         gates: tuple[Gate, ...]
+        _skipped: dict[str, int]
 
         @property
         def concluded(self) -> int: ...
@@ -88,7 +89,9 @@ class Spending:
         Returns:
             How many calls have found their gate open, and what they have cost in nanoseconds.
         """
-        concluded, skips = self.concluded, self.skipped_calls + declined
+        concluded, skips = self.concluded, declined
+        if self._skipped:
+            skips += self.skipped_calls
         if concluded != self.settled_concluded or skips != self.settled_skips:
             self.settled_ns += self._unsettled_ns(concluded, skips)
             self.settled_concluded, self.settled_skips = concluded, skips

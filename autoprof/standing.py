@@ -31,7 +31,7 @@ class Standing:
         self.installer = installer
         self.started_ns = started_ns
         self._outline: object = None
-        self._told: dict[Probe, tuple[str, str | bool]] = {}
+        self._told: dict[Probe, tuple[str, str, str, tuple[str, str | bool]]] = {}
         self._warned = False
 
     def news(self, whole: bool = False) -> tuple[list[ProbeState], bool] | None:
@@ -63,12 +63,17 @@ class Standing:
     def _changed(self) -> list[tuple[Probe, tuple[str, str]]]:
         """Return the probes whose standing is not the one told last; it is remembered as told."""
         found = []
+        told = self._told
         for each in list(self.installer.made.values()):
-            state, reason = standing_of(each)
+            state, reason, paused = each.state, each.reason, each.paused
+            seen = told.get(each)
+            if seen is not None and seen[0] is state and seen[1] is reason and seen[2] is paused:
+                continue  # as it is with nearly all of them, each second
+            standing = state, reason = standing_of(each)
             mark = (state, reason if state == "shed" else bool(reason))
-            if self._told.get(each) != mark:
-                self._told[each] = mark
-                found.append((each, (state, reason)))
+            told[each] = (each.state, each.reason, each.paused, mark)
+            if seen is None or seen[3] != mark:
+                found.append((each, standing))
         return found
 
     def _rules_and_failures(self, failures: dict[str, int]) -> list[ProbeState]:

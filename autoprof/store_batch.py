@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 
-from autoprof.store_bounds import UPSERT_CALLS, UPSERTS
+from autoprof.store_bounds import CALLS_AT_ONCE, UPSERT_CALLS, UPSERTS
 from autoprof.store_file import CALLEE, DURATION, MEMORY, SKIPPED, WEIGHED
-from autoprof.store_records import Artefact, CallsDelta, ProbeDelta, ProbeState, StackDelta
+from autoprof.store_records import CallsDelta, ProbeDelta
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import TypeAlias
 
-    from autoprof.store_records import Stack
-
-    _Labelled: TypeAlias = ProbeDelta | CallsDelta | StackDelta | Artefact | ProbeState
+    from autoprof.store_records import Artefact, Labelled, ProbeKey, ProbeState, Stack, StackDelta
 
 _CACHED = 100_000
 _TEXT_LIMIT = 16_384
@@ -23,7 +20,11 @@ _INT_LIMIT = 1 << 62
 
 
 class Ids:
-    """The ids of dictionary rows (probes, names, stacks) that this process already knows."""
+    """The ids of dictionary rows (probes, names, stacks) that this process already knows.
+
+    Attributes:
+        known: those of probes.
+    """
 
     def __init__(self) -> None:
         self._generation = -1
@@ -31,7 +32,7 @@ class Ids:
 
     def forget(self) -> None:
         """Forget everything, after a failed transaction or with another file."""
-        self._probes: dict[tuple[str, str, str, str], int] = {}
+        self.known: dict[ProbeKey, int] = {}
         self._names: dict[str, int] = {}
         self._nodes: dict[tuple[int, int], int] = {}
         self._stacks: dict[Stack, int] = {}
@@ -43,19 +44,19 @@ class Ids:
             self._generation = generation
             self.forget()
 
-    def probe(self, connection: sqlite3.Connection, item: _Labelled, keep: bool = True) -> int:
+    def probe(self, connection: sqlite3.Connection, item: Labelled | CallsDelta, keep: bool = True) -> int:
         """Return the id of a (target, rule, policy, strategy).
 
         Args:
             keep: remember it; not for what is only named, as thousands of functions are that nobody calls.
         """
-        key = (item.target, item.rule, item.policy, item.strategy)
-        known = self._probes.get(key)
+        key = item.key
+        known = self.known.get(key)
         if known is None:
             columns = ("target", "rule", "policy", "strategy")
             known = _row_id(connection, "probes", columns, tuple(map(store_text, key)))
             if keep:
-                self._probes[key] = known
+                self.known[key] = known
         return known
 
     def name(self, connection: sqlite3.Connection, name: str) -> int:
@@ -97,7 +98,7 @@ class Batch:
         """Add everything."""
         many = self._connection.executemany
         measured = [each for each in probes if isinstance(each, ProbeDelta)]
-        many(UPSERT_CALLS, [(*self._at(each), _int(each.calls)) for each in probes if each.only_calls])
+        self._add_calls([each for each in probes if isinstance(each, CallsDelta)])
         many(UPSERTS["counts"], map(self._counts, measured))
         many(UPSERTS["detail_counts"], [row for probe in measured for row in self._details(probe)])
         many(UPSERTS["stack_counts"], map(self._stack, stacks))
@@ -108,7 +109,24 @@ class Batch:
                 self._connection.execute("DELETE FROM probe_states WHERE process = ?", (self._process,))
             many("INSERT OR REPLACE INTO probe_states VALUES (?, ?, ?, ?)", map(self._state, states))
 
-    def _at(self, item: _Labelled) -> tuple[int, int, int]:
+    def _add_calls(self, deltas: Sequence[CallsDelta]) -> None:
+        """Add what has nothing but calls: in a large application hundreds, each second."""
+        known, process, slot = self._ids.known, self._process, self._slot
+        values: list[int] = []
+        for each in deltas:
+            number = known.get(each.key)
+            if number is None:
+                number = self._ids.probe(self._connection, each)
+            values += (process, slot, number, each.calls)
+        whole = len(deltas) - len(deltas) % CALLS_AT_ONCE
+        for many in range(0, whole, CALLS_AT_ONCE):
+            self._connection.execute(
+                UPSERT_CALLS[CALLS_AT_ONCE], values[4 * many : 4 * (many + CALLS_AT_ONCE)]
+            )
+        rest = values[4 * whole :]
+        self._connection.executemany(UPSERT_CALLS[1], zip(*[iter(rest)] * 4, strict=True))
+
+    def _at(self, item: Labelled | CallsDelta) -> tuple[int, int, int]:
         return (self._process, self._slot, self._ids.probe(self._connection, item))
 
     def _counts(self, probe: ProbeDelta) -> tuple[int | None, ...]:

@@ -56,11 +56,14 @@ def upsert(table: str, source: str = "") -> str:
 
 UPSERTS = {table: upsert(table) for table in _COUNTED}
 
-UPSERT_CALLS = (
-    "INSERT INTO counts VALUES (?, ?, ?, ?, 0, 0, 0, 0, 0, 0, NULL, 0) "
+CALLS_AT_ONCE = 64
+
+UPSERT_CALLS = {
+    rows: f"INSERT INTO counts VALUES {', '.join(['(?, ?, ?, ?, 0, 0, 0, 0, 0, 0, NULL, 0)'] * rows)} "
     "ON CONFLICT (process, slot, probe) DO UPDATE SET calls = calls + excluded.calls"
-)
-"""The same for a row with nothing but calls; takes three quarters of the time."""
+    for rows in (1, CALLS_AT_ONCE)
+}
+"""The same for rows with nothing but calls, by how many: takes three quarters of the time, and half of it."""
 
 
 def slot_of(time_ns: int) -> int:

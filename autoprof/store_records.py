@@ -11,12 +11,30 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     Stack: TypeAlias = tuple[str, ...]
+    ProbeKey: TypeAlias = tuple[str, str, str, str]  # target, rule, policy, strategy
 
 Key = tuple[str, str, str]
 """(target, policy, strategy): what one row of a report is about."""
 
 
-class ProbeDelta:
+class Labelled:
+    """What is told of one probe; its subclasses say what."""
+
+    __slots__ = ("policy", "rule", "strategy", "target")
+
+    if TYPE_CHECKING:
+        target: str
+        rule: str
+        policy: str
+        strategy: str
+
+    @property
+    def key(self) -> ProbeKey:
+        """Target, rule, policy and strategy."""
+        return self.target, self.rule, self.policy, self.strategy
+
+
+class ProbeDelta(Labelled):
     """What one probe counted since the last write.
 
     Args:
@@ -44,7 +62,7 @@ class ProbeDelta:
 
     __slots__ = (
         "callees", "calls", "discarded", "durations", "max_ns", "memory_counts", "memory_delta_bytes", "overhead_ns",
-        "policy", "profiled", "rule", "samples", "skipped", "slow", "strategy", "target", "total_ns", "weighed",
+        "profiled", "samples", "skipped", "slow", "total_ns", "weighed",
     )  # fmt: skip
 
     only_calls = False
@@ -86,26 +104,24 @@ class CallsDelta:
     """What one probe counted since the last write, where nothing of it was measured: as most are, most of the time.
 
     Args:
-        target, rule, policy, strategy, calls: As in `ProbeDelta`.
+        key: Target, rule, policy and strategy, as in `ProbeDelta`; one tuple for all deltas of a probe.
+        calls: As in `ProbeDelta`.
     """
 
-    __slots__ = ("calls", "policy", "rule", "strategy", "target")
+    __slots__ = ("calls", "key")
 
     only_calls = True
 
-    def __init__(self, target: str, rule: str, policy: str, strategy: str, calls: int) -> None:
-        self.target = target
-        self.rule = rule
-        self.policy = policy
-        self.strategy = strategy
+    def __init__(self, key: ProbeKey, calls: int) -> None:
+        self.key = key
         self.calls = calls
 
     def in_full(self) -> ProbeDelta:
         """Return it with all that is nothing."""
-        return ProbeDelta(self.target, self.rule, self.policy, self.strategy, calls=self.calls)
+        return ProbeDelta(*self.key, calls=self.calls)
 
 
-class StackDelta:
+class StackDelta(Labelled):
     """How often one stack was seen under one probe since the last write.
 
     Args:
@@ -114,7 +130,7 @@ class StackDelta:
         weight_ns: Time the samples stand for.
     """
 
-    __slots__ = ("policy", "rule", "samples", "stack", "strategy", "target", "weight_ns")
+    __slots__ = ("samples", "stack", "weight_ns")
 
     def __init__(
         self,
@@ -130,7 +146,7 @@ class StackDelta:
         self.stack, self.samples, self.weight_ns = stack, samples, weight_ns
 
 
-class Artefact:
+class Artefact(Labelled):
     """A file that a strategy wrote, such as a flame graph.
 
     Args:
@@ -141,9 +157,7 @@ class Artefact:
         size_bytes: Of the file.
     """
 
-    __slots__ = (
-        "created_ns", "duration_ns", "format", "path", "policy", "rule", "size_bytes", "strategy", "target",
-    )  # fmt: skip
+    __slots__ = ("created_ns", "duration_ns", "format", "path", "size_bytes")
 
     def __init__(
         self,
@@ -163,10 +177,10 @@ class Artefact:
         self.duration_ns, self.size_bytes = duration_ns, size_bytes
 
 
-class ProbeState:
+class ProbeState(Labelled):
     """The state of one probe, or of a rule that matched nothing (`target` is then its glob), for `status`."""
 
-    __slots__ = ("policy", "reason", "rule", "state", "strategy", "target")
+    __slots__ = ("reason", "state")
 
     def __init__(self, target: str, rule: str, policy: str, strategy: str, state: str, reason: str) -> None:
         self.target, self.rule, self.policy, self.strategy = target, rule, policy, strategy

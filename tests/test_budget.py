@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from autoprof import budget as budget_module
 from autoprof import gate, session, testing
 from autoprof.costs import prices, purse
 from autoprof.reports import html, text
@@ -285,3 +286,37 @@ def test_calls_that_are_not_measured_pay_too(loaded: Any) -> None:
     probe = module.probe("f")
     assert (probe.calls, probe.profiled) == (60_001, 1)
     assert probe.skipped["nested"] <= purse_at_start() / prices.skip_ns + 50
+
+
+def test_reckoning_is_paid_with_a_tenth_of_the_budget(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with testing.FakeClock() as clock:
+        load("spliced_at_import", budgeted.SOURCE).f()
+        budget = the_budget()
+        reckon(clock)
+        monkeypatch.setattr(budget, "_cost_ns", 3_000_000)
+        clock.advance(s=2.9)
+        assert not budget.due()
+        budget._empty()
+        assert budget.due(), "a purse is empty"
+        monkeypatch.setattr(budget, "_woken", False)
+        clock.advance(s=0.2)
+        assert budget.due()
+        purse.left_ns = 0.0
+        budget.tick()
+        assert purse.left_ns > 0.0 and not budget.due()
+
+
+def test_a_reckoning_that_was_held_up_does_not_count(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    me = threading.get_ident()
+    with testing.FakeClock() as clock:
+        load("spliced_at_import", budgeted.SOURCE).f()
+        budget = the_budget()
+        for took_ns in (1_000, 90_000_000, 2_000):
+            moments = iter((0, took_ns))
+            monkeypatch.setattr(
+                budget_module.clock,
+                "thread_ns",
+                lambda moments=moments: next(moments) if threading.get_ident() == me else 0,
+            )
+            reckon(clock)
+    assert budget._cost_ns == 2_000

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from autoprof.collecting import Told, merged, news
 from autoprof.gate import FOREVER, Gate, TimedGate
+from autoprof.inline import RUN, InlineGate
 from autoprof.probe import IF_SLOW, Probe
 from autoprof.store_records import CallsDelta, ProbeDelta
 
@@ -162,3 +163,144 @@ def test_a_gate_whose_count_falls_for_a_moment_is_told_once() -> None:
     call(probe, gate)
     assert news(probe, told).calls == 1  # type: ignore[union-attr]
     assert FOREVER > probe.calls == 6
+
+
+def inline_probe() -> tuple[Probe, InlineGate]:
+    gate = InlineGate(nothing, nothing, nothing)
+    made = Probe("shop:f", "mine", "profile", None, {"rate": 0.1})
+    made.add(gate)
+    gate.close()
+    return made, gate
+
+
+def closed_call(gate: InlineGate) -> None:
+    assert gate.step(), "closed"
+
+
+def opened(gate: InlineGate) -> None:
+    """Go through `begin` as a call does, that of the inner function included."""
+    gate.retune(1.0)
+    next(gate.countdown)
+    assert gate.claim()
+    gate.lend()
+    closed_call(gate)
+    gate.close()
+
+
+def measured(probe: Probe, gate: InlineGate) -> None:
+    opened(gate)
+    probe.record(1_234_567)
+
+
+def turned_away(probe: Probe, gate: InlineGate) -> None:
+    opened(gate)
+    probe.skip("nested")
+
+
+def many_calls(probe: Probe, gate: InlineGate) -> None:
+    for _ in range(RUN + 3):
+        closed_call(gate)
+
+
+INLINE_EVENTS: dict[str, tuple[int, Any]] = {
+    "call": (1, lambda probe, gate: closed_call(gate)),
+    "calls": (RUN + 3, many_calls),
+    "measured": (1, measured),
+    "skipped": (1, turned_away),
+    "retuned": (0, lambda probe, gate: gate.close()),
+    "traced": (1, lambda probe, gate: next(gate.traced)),
+    "missed": (1, lambda probe, gate: next(gate.missed)),
+    "flush": (0, None),
+}
+
+
+@given(events=st.lists(st.sampled_from(sorted(INLINE_EVENTS)), max_size=40))
+@example(events=["call", "flush", "call", "flush", "measured", "flush", "flush", "calls", "flush", "traced"])
+def test_short_looks_miss_nothing(events: list[str]) -> None:
+    probe, gate = inline_probe()
+    told, deltas = Told(), []
+    for event in [*events, "flush"]:
+        if event != "flush":
+            INLINE_EVENTS[event][1](probe, gate)
+            continue
+        delta = news(probe, told, False)
+        if delta is not None:
+            deltas.append(delta)
+    assert news(probe, told) is None, "a thorough look finds no more"
+    assert sum(each.calls for each in deltas) == sum(INLINE_EVENTS[each][0] for each in events) == probe.calls
+    full = [each for each in deltas if isinstance(each, ProbeDelta)]
+    assert sum(each.profiled for each in full) == events.count("measured")
+    assert sum(sum(each.durations.values()) for each in full) == events.count("measured")
+    skipped = {"nested": events.count("skipped"), "other_profiler": events.count("traced")}
+    for reason, count in skipped.items():
+        assert sum(each.skipped.get(reason, 0) for each in full) == count
+
+
+def looked_at_shortly(probe: Probe, gate: InlineGate) -> Told:
+    """Return what was told of a probe whose next look may be a short one."""
+    told = Told()
+    for kind in (ProbeDelta, CallsDelta):
+        closed_call(gate)
+        assert isinstance(news(probe, told), kind)
+    assert told.gates is probe.gates
+    return told
+
+
+def test_what_no_open_gate_has_counted_is_told_by_a_thorough_look() -> None:
+    probe, gate = inline_probe()
+    told = looked_at_shortly(probe, gate)
+    probe.skip("error")
+    assert news(probe, told, False) is None
+    found = news(probe, told)
+    assert isinstance(found, ProbeDelta) and found.skipped == {"error": 1}
+
+
+def test_no_short_look_while_a_call_is_in_progress() -> None:
+    probe, gate = inline_probe()
+    told = looked_at_shortly(probe, gate)
+    opened(gate)
+    probe.prepare()
+    probe.busy.add(1)
+    for _ in range(3):
+        news(probe, told, False)
+    probe.busy.discard(1)
+    probe.record(5)
+    found = news(probe, told, False)
+    assert isinstance(found, ProbeDelta) and found.profiled == 1
+
+
+def test_no_short_look_right_after_a_measured_call() -> None:
+    probe, gate = inline_probe()
+    told = looked_at_shortly(probe, gate)
+    measured(probe, gate)
+    assert isinstance(news(probe, told, False), ProbeDelta)
+    probe.samples += 1  # the sampler's thread comes late
+    found = news(probe, told, False)
+    assert isinstance(found, ProbeDelta) and found.samples == 1
+
+
+def test_a_new_rules_label_is_told() -> None:
+    probe, gate = inline_probe()
+    told = looked_at_shortly(probe, gate)
+    probe.rule = "another"
+    closed_call(gate)
+    found = news(probe, told, False)
+    assert isinstance(found, CallsDelta) and found.key == ("shop:f", "another", "profile", "sample")
+    closed_call(gate)
+    assert news(probe, told, False).key is found.key  # type: ignore[union-attr]
+
+
+def test_calls_between_the_looks_of_one_look_are_told_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe, gate = inline_probe()
+    told = looked_at_shortly(probe, gate)
+    tally = Probe.tally
+
+    def then_another(self: Probe) -> tuple[int, int]:
+        found = tally(self)
+        closed_call(gate)
+        return found
+
+    monkeypatch.setattr(Probe, "tally", then_another)
+    assert news(probe, told) is None and told.gates is None
+    monkeypatch.undo()
+    assert news(probe, told, False).calls == 1  # type: ignore[union-attr]

@@ -159,7 +159,7 @@ def test_stacks_held_are_bounded_and_drops_counted(pair: Pair, monkeypatch: pyte
     for number in range(5):
         drained: sampler.Stacks = {(probe, (f"m:f{number}",)): (3, 30)}
         monkeypatch.setattr(recorder, "drain", lambda drained=drained: drained)
-        flusher._collect(0)
+        flusher._collect(0, True)
     monkeypatch.setattr(recorder, "drain", dict)
     assert flusher.dropped == 9
     store.broken = None
@@ -173,8 +173,8 @@ def test_the_same_stack_adds_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> 
     loaded.f()
     stack = (loaded.probe("f"), ("m:f",))
     monkeypatch.setattr(recorder, "drain", lambda: {stack: (1, 10)})
-    flusher._collect(0)
-    flusher._collect(0)
+    flusher._collect(0, True)
+    flusher._collect(0, True)
     monkeypatch.setattr(recorder, "drain", dict)
     flusher.close()
     assert [(each.stack, each.samples, each.weight_ns) for each in store.stacks] == [(("m:f",), 2, 20)]
@@ -225,14 +225,14 @@ def test_merging_keeps_the_sums() -> None:
         [
             delta(1, durations={5: 1}, max_ns=5, skipped={"nested": 1}),
             delta(2, durations={5: 1, 6: 1}, max_ns=9, skipped={"busy": 1, "nested": 2}),
-            CallsDelta("m:f", "rule 1", "profile", "sample", 4),
-            CallsDelta("m:g", "rule 1", "profile", "sample", 1),
-            CallsDelta("m:g", "rule 1", "profile", "sample", 2),
-            CallsDelta("m:h", "rule 1", "profile", "sample", 1),
+            CallsDelta(("m:f", "rule 1", "profile", "sample"), 4),
+            CallsDelta(("m:g", "rule 1", "profile", "sample"), 1),
+            CallsDelta(("m:g", "rule 1", "profile", "sample"), 2),
+            CallsDelta(("m:h", "rule 1", "profile", "sample"), 1),
             ProbeDelta("m:h", "rule 1", "profile", "sample", calls=3, max_ns=7),
         ]
     )
-    assert [(each.target, each.calls) for each in found] == [("m:f", 7), ("m:g", 3), ("m:h", 4)]
+    assert [(each.key[0], each.calls) for each in found] == [("m:f", 7), ("m:g", 3), ("m:h", 4)]
     assert [each.only_calls for each in found] == [False, True, False]
     assert found[2].max_ns == 7
     assert found[0].durations == {5: 2, 6: 1}
@@ -298,7 +298,7 @@ def test_a_probe_without_calls_has_nothing_to_tell() -> None:
     probe = Probe("m:f", "rule 1", "profile", None, {})
     flusher.watch(probe)
     flusher.watch(probe)
-    flusher._collect(0)
+    flusher._collect(0, True)
     assert not flusher._unsent_probes
     assert sys.getrefcount(probe) < 20
 
@@ -333,7 +333,7 @@ def test_a_first_call_made_by_a_finalizer_disturbs_no_flush(
     for _ in range(3_000):  # more than the tuples that CPython keeps at hand
         flusher.watch(spare.pop())
     growing(lambda: flusher.watch(spare.pop()) if spare else None)
-    flusher._collect(0)
+    flusher._collect(0, True)
     assert not guard.internal_errors
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from autoprof.errors import StoreError
 from autoprof.store import Artefact, ProbeState
+from autoprof.store_bounds import CALLS_AT_ONCE
+from autoprof.store_records import CallsDelta
 from tests.stored import (
     DAY_NS,
     HOSTILE,
@@ -93,7 +95,7 @@ def test_some_states_are_changed_and_the_others_stay(tmp_path: Path) -> None:
     made.write([], states=[_state(names[7], "installed"), _state("a:new", "shed")], whole=False, now_ns=NOW_NS)
     found = {each.target: each.state for each in reader(tmp_path).select().states}
     assert found == {**dict.fromkeys(names, "waiting"), names[7]: "installed", "a:new": "shed"}
-    assert len(made._ids._probes) == 1, "who is only named takes no memory"
+    assert len(made._ids.known) == 1, "who is only named takes no memory"
     for each in tmp_path.glob("*.db"):
         each.unlink()
     made.write([delta()], states=[], whole=False, now_ns=NOW_NS)
@@ -250,6 +252,16 @@ def test_only_the_owner_can_read(tmp_path: Path) -> None:
         assert (tmp_path / "group" / "autoprof-1.db").stat().st_mode & 0o777 == 0o640
     finally:
         os.umask(old)
+
+
+@pytest.mark.parametrize("number", [1, CALLS_AT_ONCE - 1, CALLS_AT_ONCE, 2 * CALLS_AT_ONCE + 5])
+def test_what_has_only_calls_is_stored_many_at_once(number: int, tmp_path: Path) -> None:
+    made = writer(tmp_path)
+    keys = [(f"m:f{each}", "rule 1", "profile", "sample") for each in range(number)]
+    made.write([CallsDelta(key, place + 1) for place, key in enumerate(keys)], now_ns=NOW_NS)
+    made.write([CallsDelta(keys[0], 5), delta("m:f0", calls=2), CallsDelta(keys[0], 7)], now_ns=NOW_NS)
+    found = {row.target: row.calls for row in reader(tmp_path).select().probes}
+    assert found == {key[0]: place + 1 + (14 if place == 0 else 0) for place, key in enumerate(keys)}
 
 
 def test_a_batch_of_500_is_quick(tmp_path: Path) -> None:

@@ -1,15 +1,16 @@
 """What autoprof costs a Flask service under gunicorn: CPU of the worker a request, plain and profiled by turns.
 
-A process keeps what chance gave it (where its objects lie in the caches) for as long as it lives: two plain workers
-differ by several per cent, and the one that was started first tends to stay the fastest. So every two pairs have
-servers of their own, started in another order each time; the profiled one is compared with the mean of two plain ones,
-and these with each other: what the figure could be if autoprof cost nothing.
+A virtual machine's processor is faster and slower by a tenth from one second to the next, whatever runs on it. So two
+servers serve a few requests each by turns, dozens of times, in a random order: what two plain ones differ by then is
+a per cent, where it was seven with three hundred requests at a time. Every pair has servers of its own, and as many
+pairs of two plain servers show what the figure would be if autoprof cost nothing.
 """
 
 from __future__ import annotations
 
 import http.client
 import os
+import random
 import shutil
 import socket
 import statistics
@@ -22,12 +23,14 @@ from pathlib import Path
 
 from tests.benchmarks.measure import Figure
 
-STARTS = 10
-PAIRS = 2
-"""Of each start: twenty in all."""
+PAIRS = 20
+TURNS = 30
+REQUESTS = 15
+"""Of one server in one turn."""
 
-REQUESTS = 300
-WARM_UP = 300
+WARM_UP = 200
+"""Most of what the budget gives in advance is spent by then."""
+
 _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parents[1]
 FRAMEWORKS = "[service_app:*, 'flask:*', 'flask.*:*', 'werkzeug:*', 'werkzeug.*:*', 'jinja2:*', 'jinja2.*:*', 'click:*', 'click.*:*']"
@@ -43,50 +46,68 @@ def figures() -> Iterator[Figure]:
         return
     folder = tempfile.mkdtemp(prefix="autoprof-service-")
     try:
-        yield from _compare(folder, "application", "service_app:*", 1.02)
-        yield from _compare(folder, "application and frameworks", FRAMEWORKS, 1.06)
+        yield from _compare("application", _policy(folder, "service_app:*"), 1.02)
+        yield from _compare("application and frameworks", _policy(folder, FRAMEWORKS), 1.06)
+        yield from _compare("control, one plain worker of another", None, None)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _compare(folder: str, name: str, globs: str, limit: float) -> Iterator[Figure]:
-    policy = os.path.join(folder, "policy.yaml")
-    with open(policy, "w", encoding="utf-8") as file:
+def _policy(folder: str, globs: str) -> str:
+    descriptor, path = tempfile.mkstemp(".yaml", dir=folder)
+    with open(descriptor, "w", encoding="utf-8") as file:
         file.write(
-            f"version: 1\nenv: prod\noutput: {folder}/data\nrules:\n"
+            f"version: 1\nenv: prod\noutput: {path}.data\nrules:\n"
             f"  - match: {globs}\n    policy: profile_production\n    sample_rate: 0.1%\n"
         )
-    ratios: tuple[list[float], list[float]] = ([], [])
-    latencies: tuple[list[float], list[float]] = ([], [])
+    return path
+
+
+def _compare(name: str, policy: str | None, limit: float | None) -> Iterator[Figure]:
+    ratios: list[float] = []
+    others: list[float] = []
     plain_s: list[float] = []
-    for start in range(STARTS):
-        for plain, control, profiled in _pairs(policy, start):
-            plain_s.append((plain[0] + control[0]) / 2)
-            ratios[0].append(control[0] / plain[0])
-            ratios[1].append(profiled[0] / plain_s[-1])
-            for kept, each in zip(latencies, (plain, profiled), strict=True):
-                kept.extend(each[1])
-    note = f"{statistics.median(plain_s) * 1e6:.0f} us plain, {_quarters(ratios[1])}"
-    yield Figure(f"service, {name}: CPU a request", statistics.median(ratios[1]), "times", limit, note=note)
-    yield Figure("  one plain worker, of another", statistics.median(ratios[0]), "times", note=_quarters(ratios[0]))
-    yield Figure(f"service, {name}: p99", *_p99(*latencies))
+    latencies: tuple[list[float], list[float]] = ([], [])
+    for _ in range(PAIRS):
+        plain, measured = _pair(policy)
+        plain_s.append(plain.cpu_s)
+        ratios.append(measured.cpu_s / plain.cpu_s)
+        others.append((measured.cpu_s - measured.serving_s) / plain.cpu_s)
+        latencies[0].extend(plain.latencies_s)
+        latencies[1].extend(measured.latencies_s)
+    note = f"{statistics.median(plain_s) * 1e6:.0f} us plain, {_quarters(ratios)}, mean {statistics.mean(ratios):.3f}"
+    note += f" +- {statistics.stdev(ratios) / len(ratios) ** 0.5:.3f}; not its serving thread: {statistics.median(others):.3f}"
+    yield Figure(f"service, {name}: CPU a request", statistics.median(ratios), "times", limit, note=note)
+    if policy:
+        yield Figure(f"service, {name}: p99", *_p99(*latencies))
 
 
-def _pairs(policy: str, start: int) -> Iterator[list[tuple[float, list[float]]]]:
-    """Start a plain, a control and a profiled server; yield what each took, in this order, for every pair."""
-    servers: dict[int, Server] = {}
+class Served:
+    """What the turns of one server took: CPU seconds a request of all threads and of the serving one, latencies."""
+
+    def __init__(self) -> None:
+        self.cpu_s = self.serving_s = 0.0
+        self.latencies_s: list[float] = []
+
+
+def _pair(policy: str | None) -> tuple[Served, Served]:
+    """Start a plain and a profiled server (another plain one without a policy), return what each took."""
+    pairs: list[tuple[Server, Served]] = []
     try:
-        order = [(start + step) % 3 for step in range(3)]
-        for index in order:
-            servers[index] = Server((None, None, policy)[index])
-            servers[index].load(WARM_UP)
-        for pair in range(PAIRS):
-            turn = order if pair % 2 else order[::-1]
-            taken = {index: servers[index].load(REQUESTS) for index in turn}
-            yield [taken[index] for index in range(3)]
+        for each in random.sample((None, policy), 2):
+            server = Server(each)
+            pairs.insert(0 if each is None else len(pairs), (server, Served()))
+            server.load(WARM_UP)
+        for _ in range(TURNS):
+            for server, served in random.sample(pairs, 2):
+                cpu_s, serving_s, latencies_s = server.load(REQUESTS)
+                served.cpu_s += cpu_s / TURNS
+                served.serving_s += serving_s / TURNS
+                served.latencies_s += latencies_s
     finally:
-        for each in servers.values():
-            each.stop()
+        for server, _ in pairs:
+            server.stop()
+    return pairs[0][1], pairs[1][1]
 
 
 def _quarters(ratios: list[float]) -> str:
@@ -154,18 +175,25 @@ class Server:
             connection.close()
         return body, time.perf_counter() - began
 
-    def load(self, requests: int) -> tuple[float, list[float]]:
-        """Send requests one after another; return the worker's CPU seconds a request, and each one's latency."""
+    def load(self, requests: int) -> tuple[float, float, list[float]]:
+        """Send requests one after another.
+
+        Returns:
+            CPU seconds a request of the worker's threads, and of its main thread; each request's latency.
+        """
         before = self._cpu_s()
         took = [self.get(f"/?first={number}")[1] for number in range(requests)]
-        return (self._cpu_s() - before) / requests, took
+        after = self._cpu_s()
+        return (after[0] - before[0]) / requests, (after[1] - before[1]) / requests, took
 
-    def _cpu_s(self) -> float:
-        """CPU of all threads of the worker: user and system, to the nanosecond."""
-        total_ns = 0
+    def _cpu_s(self) -> tuple[float, float]:
+        """CPU of all threads of the worker, and of its main one: user and system, to the nanosecond."""
+        total_ns = main_ns = 0
         for task in Path(f"/proc/{self._worker}/task").iterdir():
-            total_ns += int((task / "schedstat").read_text().split()[0])
-        return total_ns / 1e9
+            taken_ns = int((task / "schedstat").read_text().split()[0])
+            total_ns += taken_ns
+            main_ns += taken_ns if task.name == str(self._worker) else 0
+        return total_ns / 1e9, main_ns / 1e9
 
     def stop(self) -> None:
         """End it."""
