@@ -28,8 +28,8 @@ TURNS = 30
 REQUESTS = 15
 """Of one server in one turn."""
 
-WARM_UP = 200
-"""Most of what the budget gives in advance is spent by then."""
+WARM_UP_S = 12.0
+"""The budget's advance is spent and paid back by then, and its prices are known."""
 
 _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parents[1]
@@ -97,7 +97,10 @@ def _pair(policy: str | None) -> tuple[Served, Served]:
         for each in random.sample((None, policy), 2):
             server = Server(each)
             pairs.insert(0 if each is None else len(pairs), (server, Served()))
-            server.load(WARM_UP)
+        warm_s = time.monotonic() + WARM_UP_S
+        while time.monotonic() < warm_s:
+            for server, _ in pairs:
+                server.load(REQUESTS)
         for _ in range(TURNS):
             for server, served in random.sample(pairs, 2):
                 cpu_s, serving_s, latencies_s = server.load(REQUESTS)
