@@ -24,21 +24,19 @@ class Told:
         counts: profiled, discarded, slow, samples, nanoseconds, nanoseconds of overhead.
         key: target, rule, policy, strategy.
         mark: `Probe.mark` then: while it is the same, nothing but calls was counted.
-        declined: as `Probe.tally` has it.
         gates, gate: of a probe with one gate in front of a plain function, none of whose calls was measured lately;
             else None. Only a call that opens that gate changes the mark.
         place: `InlineGate.place` then.
     """
 
     __slots__ = (
-        "calls", "counts", "declined", "gate", "gates", "key", "mark", "memory_bytes", "place", "skipped",
+        "calls", "counts", "gate", "gates", "key", "mark", "memory_bytes", "place", "skipped",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.gates: tuple[Gate, ...] | None = None
         self.gate: Any = None
         self.place = (0, 0, 0, 0)
-        self.declined = 0
         self.key: Key = ("",) * 4
         self.calls = 0
         self.counts: Counts = (0,) * 6
@@ -68,7 +66,7 @@ def news(probe: Probe, told: Told, thorough: bool = True) -> ProbeDelta | CallsD
     gate = gates[0] if len(gates) == 1 and isinstance(gates[0], InlineGate) else None
     before = gate.place() if gate is not None else told.place
     found = _news(probe, told)
-    told.gates = None
+    told.gates = told.gate = None
     # Not right after a call that was measured: a sample may still be on its way.
     if (
         gate is not None
@@ -89,7 +87,6 @@ def _news(probe: Probe, told: Told) -> ProbeDelta | CallsDelta | None:
     if told.key[1] is not probe.rule:
         told.key = (probe.target, probe.rule, probe.policy, probe.strategy_name)
     calls, declined = probe.tally()
-    told.declined = declined
     mark = probe.mark(declined)
     if (
         mark != told.mark

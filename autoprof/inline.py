@@ -129,11 +129,13 @@ class InlineGate(Gate):
                     if self.rest is rest:
                         begun = self.size - 1 - left
                         stands = _LENGTH - more if more > SPARE else RUN
+                        counted = self.used + begun * RUN + stands - self.placed
+                        # Calls, and so other threads, only from here on.
                         declined = FOREVER - length_hint(traced)
-                        counted = self.used + begun * RUN + stands - self.placed + declined
-                        return counted if missed is traced else counted + FOREVER - length_hint(
-                            missed
-                        ), declined
+                        counted += declined
+                        if missed is not traced:
+                            counted += FOREVER - length_hint(missed)
+                        return counted, declined
                     break
                 break
 

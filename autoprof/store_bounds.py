@@ -57,6 +57,7 @@ def upsert(table: str, source: str = "") -> str:
 UPSERTS = {table: upsert(table) for table in _COUNTED}
 
 CALLS_AT_ONCE = 64
+"""Rows; of four values each, and the oldest SQLite takes 999."""
 
 UPSERT_CALLS = {
     rows: f"INSERT INTO counts VALUES {', '.join(['(?, ?, ?, ?, 0, 0, 0, 0, 0, 0, NULL, 0)'] * rows)} "

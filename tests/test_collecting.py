@@ -304,3 +304,35 @@ def test_calls_between_the_looks_of_one_look_are_told_later(monkeypatch: pytest.
     assert news(probe, told) is None and told.gates is None
     monkeypatch.undo()
     assert news(probe, told, False).calls == 1  # type: ignore[union-attr]
+
+
+def test_a_probe_that_left_keeps_no_gate_alive() -> None:
+    probe, gate = inline_probe()
+    told = looked_at_shortly(probe, gate)
+    probe.leave()
+    assert news(probe, told, False) is None
+    assert told.gate is None and told.gates is None
+
+
+def test_a_call_that_opens_the_gate_while_calls_are_added_up_counts_once() -> None:
+    probe, gate = inline_probe()
+    for _ in range(RUN + 7):
+        closed_call(gate)
+
+    class Traced:
+        """Asked where other threads may run, too."""
+
+        def __iter__(self) -> Any:
+            return self
+
+        def __next__(self) -> bool:
+            raise StopIteration
+
+        def __length_hint__(self) -> int:
+            gate.retune(1.0)
+            next(gate.countdown)
+            assert gate.claim()
+            return FOREVER
+
+    gate.traced = Traced()  # type: ignore[assignment]
+    assert gate.tally() == (RUN + 7, 0)
