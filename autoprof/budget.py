@@ -58,6 +58,7 @@ LEAD_S = 3.0
 
 PERIOD_NS = 900_000_000
 SOONEST_NS = 20_000_000
+LONGEST_NS = 2_700_000_000
 CUT = 0.125
 LEAST = 1e-8
 LEAST_ROOM = 0.05
@@ -173,18 +174,17 @@ class Budget:
             self._wake()
 
     def due(self) -> bool:
-        """Tell whether it is time to reckon; cheap."""
-        span_ns = clock.monotonic_ns() - self._last_ns
+        """Tell whether it is time to reckon; cheap. An empty purse can wait, too: its gates were cut at once."""
         if self.share is None:
             return False
-        # Also when a purse is empty: its gates have been cut at once, and reckoning is paid from the same budget.
-        wait_ns = self._wait_ns
-        return bool(span_ns >= (max(SOONEST_NS, wait_ns / 2) if self._woken else max(PERIOD_NS, wait_ns)))
+        wait_ns = max(SOONEST_NS, self._wait_ns / 2) if self._woken else max(PERIOD_NS, self._wait_ns)
+        return clock.monotonic_ns() - self._last_ns >= wait_ns
 
     @property
     def _wait_ns(self) -> float:
-        """How long the last reckoning is to be paid with a tenth of the budget."""
-        return 10 * self._cost_ns / (self.share or inf)
+        """How long to wait so that reckoning takes a tenth of the budget; a fifth where that would be too long."""
+        fifth_ns = 5 * self._cost_ns / (self.share or inf)
+        return max(fifth_ns, min(2 * fifth_ns, LONGEST_NS))
 
     def tick(self) -> None:
         """Reckon, when it is time to."""
@@ -244,7 +244,7 @@ class Budget:
         room_ns += (self._level_ns - TARGET_S * share_ns) / LEAD_S
         room_ns = max(room_ns, LEAST_ROOM * share_ns)
         # Also in debt: the factors are set for this room, and the purse is for what they did not foresee.
-        purse.left_ns = max(self._level_ns, max(2.0, 1.5e-9 * self._wait_ns) * room_ns)
+        purse.left_ns = max(self._level_ns, 2.0 * room_ns)
         return room_ns
 
     def _reprice(self) -> None:

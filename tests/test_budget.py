@@ -293,17 +293,23 @@ def test_reckoning_is_paid_with_a_tenth_of_the_budget(load: Any, monkeypatch: py
         load("spliced_at_import", budgeted.SOURCE).f()
         budget = the_budget()
         reckon(clock)
-        monkeypatch.setattr(budget, "_cost_ns", 3_000_000)
-        clock.advance(s=2.9)
+        monkeypatch.setattr(budget, "_cost_ns", 2_500_000)
+        clock.advance(s=2.4)
         assert not budget.due()
         budget._empty()
         assert budget.due(), "a purse is empty"
         monkeypatch.setattr(budget, "_woken", False)
         clock.advance(s=0.2)
         assert budget.due()
-        purse.left_ns = 0.0
-        budget.tick()
-        assert purse.left_ns > 0.0 and not budget.due()
+        monkeypatch.setattr(budget, "_cost_ns", 4_000_000)
+        assert not budget.due(), "ten times as much would be 4 s: that is too long"
+        clock.advance(s=0.2)
+        assert budget.due()
+        monkeypatch.setattr(budget, "_cost_ns", 8_000_000)
+        clock.advance(s=1.1)
+        assert not budget.due(), "a fifth of the budget is the most"
+        clock.advance(s=0.2)
+        assert budget.due()
 
 
 def test_a_reckoning_that_was_held_up_does_not_count(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -315,7 +315,7 @@ def test_a_probe_that_left_keeps_no_gate_alive() -> None:
 
 
 def test_a_call_that_opens_the_gate_while_calls_are_added_up_counts_once() -> None:
-    probe, gate = inline_probe()
+    _, gate = inline_probe()
     for _ in range(RUN + 7):
         closed_call(gate)
 
