@@ -177,13 +177,13 @@ class Budget:
         """Tell whether it is time to reckon; cheap. An empty purse can wait, too: its gates were cut at once."""
         if self.share is None:
             return False
-        wait_ns = max(SOONEST_NS, self._wait_ns / 2) if self._woken else max(PERIOD_NS, self._wait_ns)
+        urgent_ns = max(SOONEST_NS, 5 * self._last_cost_ns / self.share)  # each refills the purse
+        wait_ns = urgent_ns if self._woken else max(PERIOD_NS, self._wait_ns)
         return clock.monotonic_ns() - self._last_ns >= wait_ns
 
     @property
     def _wait_ns(self) -> float:
-        """How long to wait so that reckoning takes a tenth of the budget; a fifth where that would be too long."""
-        fifth_ns = 5 * self._cost_ns / (self.share or inf)
+        fifth_ns = 5 * self._cost_ns / (self.share or inf)  # so that reckoning takes a fifth of the budget
         return max(fifth_ns, min(2 * fifth_ns, LONGEST_NS))
 
     def tick(self) -> None:
