@@ -247,10 +247,9 @@ class Probe(Spending):
         Args:
             declined: as `tally` has it.
         """
-        skipped = self._skipped
         return (
             self.profiled, self.discarded, self.slow, self.samples, self.looked, self.measured_ns,
-            self.memory_delta_bytes, declined, sum(skipped.values()) if skipped else 0,
+            self.memory_delta_bytes, declined, self.skipped_calls if self._skipped else 0,
         )  # fmt: skip
 
     @property

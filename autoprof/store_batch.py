@@ -117,7 +117,7 @@ class Batch:
             number = known.get(each.key)
             if number is None:
                 number = self._ids.probe(self._connection, each)
-            values += (process, slot, number, each.calls)
+            values += (process, slot, number, _int(each.calls))
         whole = len(deltas) - len(deltas) % CALLS_AT_ONCE
         for many in range(0, whole, CALLS_AT_ONCE):
             self._connection.execute(

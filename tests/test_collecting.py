@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -336,3 +338,42 @@ def test_a_call_that_opens_the_gate_while_calls_are_added_up_counts_once() -> No
 
     gate.traced = Traced()  # type: ignore[assignment]
     assert gate.tally() == (RUN + 7, 0)
+
+
+@pytest.mark.skipif(sys.platform == "emscripten", reason="no threads in WebAssembly")
+def test_short_looks_beside_threads_tell_every_call_once() -> None:
+    probe, gate = inline_probe()
+    gate.retune(0.01)
+    told, deltas, each_thread = Told(), [], 20_000
+
+    def call_often() -> None:
+        for _ in range(each_thread):
+            if not gate.step() and gate.claim():
+                gate.lend()
+                gate.step()
+
+    threads = [threading.Thread(target=call_often) for _ in range(4)]
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for each in threads:
+            each.start()
+        while any(each.is_alive() for each in threads):
+            deltas.append(news(probe, told, False))
+        for each in threads:
+            each.join()
+    finally:
+        sys.setswitchinterval(interval_s)
+    deltas.append(news(probe, told))
+    assert sum(each.calls for each in deltas if each is not None) == probe.calls
+    assert all(each.calls >= 0 for each in deltas if each is not None)
+
+
+def test_short_looks_go_on_over_the_ends_of_runs() -> None:
+    probe, gate = inline_probe()
+    told = looked_at_shortly(probe, gate)
+    for number in range(1, 2 * RUN):
+        closed_call(gate)
+        found = news(probe, told, False)
+        assert isinstance(found, CallsDelta) and found.calls == 1
+        assert told.calls == probe.calls == number + 2

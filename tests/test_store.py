@@ -264,6 +264,15 @@ def test_what_has_only_calls_is_stored_many_at_once(number: int, tmp_path: Path)
     assert found == {key[0]: place + 1 + (14 if place == 0 else 0) for place, key in enumerate(keys)}
 
 
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_that_have_only_calls(name: str, tmp_path: Path) -> None:
+    made = writer(tmp_path)
+    made.write([CallsDelta((name, name, "profile", "sample"), 1 << 80)], now_ns=NOW_NS)
+    made.write([CallsDelta((name, name, "profile", "sample"), -5)], now_ns=NOW_NS)
+    (found,) = reader(tmp_path).select().probes
+    assert found.calls == (1 << 62) - 5
+
+
 def test_a_batch_of_500_is_quick(tmp_path: Path) -> None:
     import time
 
