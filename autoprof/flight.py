@@ -6,6 +6,7 @@ from sys import getrefcount
 from time import perf_counter
 from weakref import ref
 
+from autoprof import primitives
 from autoprof.primitives import current_greenlet, get_ident
 
 TYPE_CHECKING = False
@@ -103,24 +104,29 @@ born_s = 0.0
 
 def push(flight: Flight) -> None:
     """Make a call visible to the sampler."""
-    stack = in_flight.get(flight.ident)
-    if stack is None:
+    ident = flight.ident
+    stack = in_flight.get(ident)
+    if stack is not None:
+        stack.append(flight)
+        return
+    if primitives.getcurrent is not None:
         greenlet = current_greenlet()
         if greenlet is not None:
-            greenlets[flight.ident] = ref(greenlet), get_ident()
-        in_flight[flight.ident] = [flight]
-    else:
-        stack.append(flight)
+            greenlets[ident] = ref(greenlet), get_ident()
+    in_flight[ident] = [flight]
 
 
 def drop(flight: Flight) -> None:
     """Take a call out again; the top is only the usual place: an interrupt may have left another there."""
-    stack = in_flight.get(flight.ident)
+    ident = flight.ident
+    stack = in_flight.get(ident)
     if not stack:
         return
     if stack[-1] is flight:
         if len(stack) == 1:
-            forget(flight.ident)
+            in_flight.pop(ident, None)
+            if greenlets:
+                greenlets.pop(ident, None)
         else:
             del stack[-1]
     elif flight in stack:

@@ -168,14 +168,18 @@ class InlineGate(Gate):
         """See `Gate.claim`."""
         gap = draw_gap(self.scale)
         at, size = RUN, 1
-        winding, (rest, runs) = self._park(), self._no_runs
+        rest, runs = self._no_runs
+        winding: Iterator[None] = self.park
+        if winding is _NEVER:
+            winding = self._park()
+        countdown = self.countdown
         if gap:
             at = RUN - gap % RUN
-            winding = map(self.countdown.__setstate__, (at,))
+            winding = map(countdown.__setstate__, (at,))
             if gap >= RUN:
                 size = gap // RUN + 1
                 rest, runs = self._runs(size - 1)
-        for step in self.countdown:
+        for step in countdown:
             if step:
                 return False
             for _ in self.runs:
@@ -194,8 +198,9 @@ class InlineGate(Gate):
         """Take back a step, for the inner call, which is counted instead of this one; the last thing `begin` does."""
         at = self.placed  # as a rule: the claim is some microseconds old
         if at:
-            winding = map(self.countdown.__setstate__, (at - 1,))
-            for more in map(length_hint, (self.countdown,)):
+            countdown = self.countdown
+            winding = map(countdown.__setstate__, (at - 1,))
+            for more in map(length_hint, (countdown,)):
                 if more + at == _LENGTH:
                     for _ in winding:
                         return

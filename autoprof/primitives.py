@@ -46,7 +46,8 @@ start_new_thread: Callable[..., int] = _real.start_new_thread
 get_native_id: Callable[[], int] = getattr(_real, "get_native_id", int)
 """0 where threads have no number in the operating system."""
 
-_getcurrent: Callable[[], Any] | None = None
+getcurrent: Callable[[], Any] | None = None
+"""Of the package greenlet; None until somebody has asked for the strand while it was there."""
 
 
 def nap(seconds: float) -> None:
@@ -58,13 +59,13 @@ def nap(seconds: float) -> None:
 
 def current_greenlet() -> Any:
     """Return the greenlet that runs; None where the package is not in use."""
-    global _getcurrent
-    if _getcurrent is None:
+    global getcurrent
+    if getcurrent is None:
         module = sys.modules.get("greenlet._greenlet")
-        _getcurrent = getattr(module, "getcurrent", None)  # it may be half imported
-        if _getcurrent is None:
+        getcurrent = getattr(module, "getcurrent", None)  # it may be half imported
+        if getcurrent is None:
             return None
-    return _getcurrent()
+    return getcurrent()
 
 
 def strand_ident() -> int:
@@ -72,7 +73,7 @@ def strand_ident() -> int:
 
     It is the thread's ident, but in a greenlet other than the thread's first the address of the greenlet.
     """
-    if _getcurrent is None and "greenlet._greenlet" not in sys.modules:
+    if getcurrent is None and "greenlet._greenlet" not in sys.modules:
         return get_ident()
     greenlet = current_greenlet()
     return get_ident() if greenlet is None or greenlet.parent is None else id(greenlet)
