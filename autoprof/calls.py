@@ -18,6 +18,7 @@ from autoprof.costs import prices, purse
 from autoprof.declining import decline, has_gate, run_in_place
 from autoprof.ends import stop_strategies
 from autoprof.flight import Flight, drop, push
+from autoprof.gate import CLAIMED, LENT
 from autoprof.primitives import strand_ident
 from autoprof.probe import IF_SLOW, NOBODY, Busy
 from autoprof.sampler import recorder
@@ -178,12 +179,11 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
     Args:
         depth: of the frame that makes the call, seen from `_take_off`.
     """
-    claimed = False
-    ident = 0
+    claimed = ident = 0
     probes = gate_.probes
     call: Flight | None = None
     try:
-        claimed = gate_.claim()
+        claimed = gate_.claim(True)
         if not claimed:
             return run_in_place(gate_)
         ident = strand_ident()
@@ -195,9 +195,12 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
         if code is None:
             for each in probes:
                 each.skip(reason or "error")
-            return _decline(gate_, probes)
-        call = _take_off(gate_, code, probes, ident, entered_ns, depth)
+        else:
+            call = _take_off(gate_, code, probes, ident, entered_ns, depth)
         if call is None:
+            if claimed == LENT:
+                gate_.used += 1
+                claimed = CLAIMED
             return _decline(gate_, probes)
         started_ns = call.started_ns = monotonic_ns()
         purse.left_ns -= probes[0].price_ns
@@ -205,10 +208,12 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
             probes[0].charge(started_ns - entered_ns)
         if purse.left_ns < 0.0:
             cut(gate_)
-        gate_.lend()
+        if claimed == CLAIMED:
+            gate_.lend()
     except BaseException as error:
         # First of all, since what follows may fail too: `missed` counts the call, or it never comes to run.
-        gate_.used -= claimed
+        if claimed == CLAIMED:
+            gate_.used -= 1
         if call is not None and call.states:
             stop_strategies(call, 0, False)
         _ground(ident, gate_, probes)
@@ -216,7 +221,8 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
             count_starved(probes)
         if isinstance(error, (RecursionError, MemoryError)) or not isinstance(error, Exception):
             raise
-        gate_.used += claimed
+        if claimed:
+            gate_.used += 1
         return _begin_failed(gate_, probes, error, claimed)
     return call
 
@@ -369,7 +375,7 @@ def count_starved(probes: tuple[Probe, ...]) -> None:
         pass  # not even for this is there room; the body runs all the same
 
 
-def _begin_failed(gate_: Gate, probes: tuple[Probe, ...], error: Exception, claimed: bool) -> Flight | None:
+def _begin_failed(gate_: Gate, probes: tuple[Probe, ...], error: Exception, claimed: int) -> Flight | None:
     for each in probes:
         each.skip("error")
     guard.report("begin", error)

@@ -39,6 +39,9 @@ EXHAUSTED: Iterator[bool] = repeat(True, 0)
 _random = Random(int.from_bytes(os.urandom(16), "little"))
 
 
+CLAIMED, LENT = 1, 2
+"""What `claim` says; False is neither."""
+
 _STARVED = (RecursionError, MemoryError)
 _TRACERS = frozenset((FunctionType, MethodType))
 
@@ -212,14 +215,18 @@ class Gate(Countdown):
         """Count a call that does not come through the code in front of the function; False where it is open for it."""
         return next(self.ticks, False) is not False
 
-    def claim(self) -> bool:
+    def claim(self, lend: bool = False) -> int:
         """Count the call that found the gate open and start the next countdown; the first thing `begin` does.
 
         Other threads find the gate closed from here on: as long as it stays open, each of their calls would be sampled.
 
+        Args:
+            lend: do at once what `lend` does, where that is as good.
+
         Returns:
-            False when somebody else (another thread, a closing) has put ticks in place first; this call then took
-            one of them, and is one that the gap leaves out.
+            CLAIMED, or LENT where that was done: then the call is not counted yet. False when somebody else (another
+            thread, a closing) has put ticks in place first; this call then took one of them, and is one that the gap
+            leaves out.
         """
         size = draw_gap(self.scale)
         fresh = repeat(self.tick, size) if size else None
@@ -234,7 +241,7 @@ class Gate(Countdown):
         # The exhausted ones stay until `lend`: a block freed here would be one more in what the call has allocated.
         if fresh is not None:
             self.ticks = fresh
-        return True
+        return CLAIMED
 
     def lend(self) -> None:
         """Add the tick that the inner call takes, which counts instead of this one; the last thing `begin` does.
@@ -347,7 +354,7 @@ class TimedGate(Gate):
         if left:
             self.swap(left)
 
-    def claim(self) -> bool:
+    def claim(self, lend: bool = False) -> int:
         """See `Gate.claim`."""
         tick = self.tick
         claimed = super().claim()

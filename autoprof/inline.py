@@ -22,7 +22,7 @@ from itertools import repeat, starmap
 from operator import length_hint
 from sys import gettrace
 
-from autoprof.gate import EXHAUSTED, FOREVER, Gate, _Endless, draw_gap
+from autoprof.gate import CLAIMED, EXHAUSTED, FOREVER, LENT, Gate, _Endless, draw_gap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -164,21 +164,27 @@ class InlineGate(Gate):
             return False
         return True
 
-    def claim(self) -> bool:
-        """See `Gate.claim`."""
+    def claim(self, lend: bool = False) -> int:
+        """See `Gate.claim`.
+
+        In a gap of more than a RUN one call more is nothing: that is what there is when the call isn't measured.
+        """
         gap = draw_gap(self.scale)
-        at, size = RUN, 1
+        at, size, claimed = RUN, 1, CLAIMED
         rest, runs = self._no_runs
         winding: Iterator[None] = self.park
         if winding is _NEVER:
             winding = self._park()
         countdown = self.countdown
         if gap:
-            at = RUN - gap % RUN
-            winding = map(countdown.__setstate__, (at,))
+            stands = at = RUN - gap % RUN
             if gap >= RUN:
                 size = gap // RUN + 1
                 rest, runs = self._runs(size - 1)
+                if lend:
+                    stands -= 1
+                    claimed = LENT
+            winding = map(countdown.__setstate__, (stands,))
         for step in countdown:
             if step:
                 return False
@@ -190,7 +196,7 @@ class InlineGate(Gate):
                 self.size = size
                 self.rest = rest
                 self.runs = runs
-                return True
+                return claimed
         self.used += 1
         return False
 

@@ -19,7 +19,7 @@ from tests.benchmarks.measure import Figure
 FEW, MANY = 500, 2_500
 
 _PROGRAM = """
-import os, sys
+import gc, os, sys
 from autoprof import background, session
 from autoprof.sampler import recorder
 from tests.benchmarks import calls
@@ -40,6 +40,8 @@ def call(times):
 
 call(200)
 recorder.idle = False
+gc.collect()
+gc.disable()  # a collection more or less is more than a hundred calls
 call(count)
 os._exit(0)
 """
