@@ -45,6 +45,15 @@ def nothing(*_: Any) -> None:
     """Be what is not called here."""
 
 
+def raising(error: type[BaseException]) -> Callable[..., None]:
+    """Return what raises it, whatever it is called with."""
+
+    def fail(*_: Any) -> None:
+        raise error("injected")
+
+    return fail
+
+
 @pytest.mark.parametrize("gap", [0, 1, RUN - 1, *GAPS])
 def test_only_long_gaps_lend_with_the_claim(gap: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inline, "draw_gap", lambda scale: gap)
@@ -98,11 +107,8 @@ def test_a_call_whose_begin_fails_is_counted_once(
     probe = module.probe("f")
     before = probe.calls
 
-    def fail(*_: Any) -> None:
-        raise error("injected")
-
     with monkeypatch.context() as patch:
-        patch.setattr(calls, name, fail)
+        patch.setattr(calls, name, raising(error))
         patch.setattr(guard, "report", nothing)
         assert module.f() == 1
     assert probe.calls == before + 1 and probe.profiled == 0
@@ -122,12 +128,9 @@ def test_a_call_that_fails_while_it_is_skipped_is_counted_once(
     probe = module.probe("f")
     before = probe.calls
 
-    def fail(*_: Any) -> None:
-        raise error("injected")
-
     with monkeypatch.context() as patch:
         patch.setattr(calls, "_why_not", lambda *_: "busy")
-        patch.setattr(calls, "_decline", fail)
+        patch.setattr(calls, "_decline", raising(error))
         patch.setattr(guard, "report", nothing)
         assert module.f() == 1
     assert probe.calls == before + 1 and probe.profiled == 0
@@ -143,11 +146,8 @@ def test_an_interrupted_begin_counts_nothing(
     probe = module.probe("f")
     before = probe.calls
 
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(calls, name, interrupt)
+        patch.setattr(calls, name, raising(KeyboardInterrupt))
         module.f()
     assert probe.calls == before, "its body never came to run"
     module.f()
