@@ -1,7 +1,7 @@
 """What runs when a gate opens: begin. How the call ends: `ends`.
 
 They are plain functions shared by all gates: called from the prologue, they take no switch of threads between
-their return and the next instruction, which the tick of the inner call relies on.
+their return and the next instruction, which the tick of the inner call relies on where the gap is short.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
             call = _take_off(gate_, code, probes, ident, entered_ns, depth)
         if call is None:
             if claimed == LENT:
-                gate_.used += 1
+                gate_.used += 1  # there is no inner call; the step is left to the gap
                 claimed = CLAIMED
             return _decline(gate_, probes)
         started_ns = call.started_ns = monotonic_ns()

@@ -124,7 +124,7 @@ def drop(flight: Flight) -> None:
         return
     if stack[-1] is flight:
         if len(stack) == 1:
-            in_flight.pop(ident, None)
+            in_flight.pop(ident, None)  # `forget`, without a call: this is the usual end
             if greenlets:
                 greenlets.pop(ident, None)
         else:

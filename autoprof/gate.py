@@ -357,7 +357,7 @@ class TimedGate(Gate):
     def claim(self, lend: bool = False) -> int:
         """See `Gate.claim`."""
         tick = self.tick
-        claimed = super().claim()
+        claimed = super().claim(lend)
         if self.tick is not tick:
             self._renew()
         return claimed

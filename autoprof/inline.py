@@ -167,7 +167,7 @@ class InlineGate(Gate):
     def claim(self, lend: bool = False) -> int:
         """See `Gate.claim`.
 
-        In a gap of more than a RUN one call more is nothing: that is what there is when the call isn't measured.
+        A gap of a RUN and more lends at once: where the call then isn't measured, the gap has one call more.
         """
         gap = draw_gap(self.scale)
         at, size, claimed = RUN, 1, CLAIMED

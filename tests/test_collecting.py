@@ -340,7 +340,6 @@ def test_a_call_that_opens_the_gate_while_calls_are_added_up_counts_once() -> No
     assert gate.tally() == (RUN + 7, 0)
 
 
-@pytest.mark.skipif(sys.platform == "emscripten", reason="no threads in WebAssembly")
 def test_short_looks_beside_threads_tell_every_call_once() -> None:
     probe, gate = inline_probe()
     gate.retune(0.01)

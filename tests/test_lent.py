@@ -1,4 +1,4 @@
-"""Gaps of more than a run lend the inner call its step with the claim: what is counted when it isn't taken."""
+"""Gaps of a run and more lend the inner call its step with the claim: what is counted when it isn't taken."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ from tests.mechanisms import Loaded
 from tests.spliced import call_from_threads
 
 GAPS = [RUN, RUN + 1, 2 * RUN - 1, 2 * RUN, 5 * RUN + 7]
-SOURCE = "def f(act=None):\n    return act() if act else 1\n"
+SOURCE = """
+def f(act=None):
+    return act() if act else 1
+def g():
+    yield 1
+"""
 
 
 @pytest.fixture
 def module(tmp_path: Path) -> Iterator[Loaded]:
     for load in mechanisms.loads(tmp_path):
         loaded = load("spliced_at_import", SOURCE, rate=0.001)
-        loaded.f()  # the probe is made now
+        loaded.f()  # the probes are made now
+        list(loaded.g())
         yield loaded
 
 
@@ -32,9 +38,9 @@ def module(tmp_path: Path) -> Iterator[Loaded]:
 def opens(module: Loaded, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], InlineGate]:
     """Have the gate open for the next call, and draw the same gap each time."""
 
-    def open_(gap: int) -> InlineGate:
+    def open_(gap: int, name: str = "f") -> InlineGate:
         monkeypatch.setattr(inline, "draw_gap", lambda scale: gap)
-        (gate,) = module.probe("f").gates
+        (gate,) = module.probe(name).gates
         gate.swap(0)
         return gate
 
@@ -96,6 +102,21 @@ def test_a_call_that_is_skipped_is_counted_once(module: Any, opens: Any, gap: in
     module.f()
     module.f()
     assert (probe.calls, probe.profiled) == (before + 4 + gap, 2), "one call later than drawn, and no more"
+
+
+@pytest.mark.parametrize("reason", [None, "busy"])
+def test_a_generator_is_counted_once(
+    module: Any, opens: Any, monkeypatch: pytest.MonkeyPatch, reason: str | None
+) -> None:
+    opens(RUN, "g")
+    probe = module.probe("g")
+    before = probe.calls
+    with monkeypatch.context() as patch:
+        if reason:
+            patch.setattr(calls, "_why_not", lambda *_: reason)
+        assert list(module.g()) == [1]
+    assert (probe.calls, probe.profiled) == (before + 1, 0 if reason else 1)
+    assert list(module.g()) == [1] and probe.calls == before + 2
 
 
 @pytest.mark.parametrize("error", [ValueError, RecursionError, MemoryError])
@@ -171,6 +192,28 @@ def test_another_gap_while_a_step_is_lent_loses_no_call(
         assert module.f() == 1
     assert (probe.calls, probe.profiled) == (before + 1, 1)
     assert probe.skipped == ({} if size else {"nested": 1}), "where the new gap is none, the inner call finds it open"
+
+
+@pytest.mark.parametrize("others", [1, RUN, RUN + 1, RUN + 2])
+def test_calls_of_others_before_the_inner_one_are_counted(
+    module: Any, opens: Any, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    """They take the lent step, too: where none is left, the inner call finds the gate open."""
+    gate, probe = opens(RUN), module.probe("f")
+    before = probe.calls
+    real = calls._take_off
+    came: list[bool] = []
+
+    def meanwhile(*given: Any) -> Any:
+        came.extend(gate.step() for _ in range(others))
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(calls, "_take_off", meanwhile)
+        assert module.f() == 1
+    assert came == ([True] * (RUN + 1) + [False])[:others], "who finds it open is counted by its own claim"
+    assert (probe.calls, probe.profiled) == (before + 1 + sum(came), 1)
+    assert probe.skipped == ({"nested": 1} if others > RUN else {})
 
 
 @pytest.mark.skipif(sys.platform == "emscripten", reason="no threads in WebAssembly")

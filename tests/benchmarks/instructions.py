@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.benchmarks.measure import Figure
 
 FEW, MANY = 500, 2_500
+_VALGRIND = shutil.which("valgrind")
 
 _PROGRAM = """
 import gc, os, sys
@@ -49,7 +50,7 @@ os._exit(0)
 
 def figures() -> Iterator[Figure]:
     """Count the instructions of a plain call, and what gates and stopwatches add to them."""
-    if shutil.which("valgrind") is None:
+    if _VALGRIND is None:
         yield Figure("instructions: not measured (valgrind is not installed)", 0.0, "")
         return
     plain = _a_call("plain")
@@ -66,7 +67,7 @@ def _a_call(kind: str) -> float:
 def _counted(kind: str, calls: int) -> int:
     root = str(Path(__file__).resolve().parents[2])
     with tempfile.TemporaryDirectory() as folder:
-        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
+        command = [str(_VALGRIND), "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
         command += [sys.executable, "-c", _PROGRAM, kind, str(calls)]
         environment = {"PYTHONPATH": root, "PYTHONHASHSEED": "0", "HOME": folder, "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=True)

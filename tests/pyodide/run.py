@@ -28,6 +28,7 @@ TESTS = (
     "tests/test_stack_size.py",
     "tests/test_gate.py",
     "tests/test_inline.py",
+    "tests/test_lent.py",
     "tests/test_matrix.py",
     "tests/test_stopwatch.py",
     "tests/test_stopwatch_body.py",
