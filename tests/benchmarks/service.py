@@ -1,9 +1,12 @@
 """What autoprof costs a Flask service under gunicorn: CPU of the worker a request, plain and profiled by turns.
 
 A virtual machine's processor is faster and slower by a tenth from one second to the next, whatever runs on it. So two
-servers serve a few requests each by turns, dozens of times, in a random order: what two plain ones differ by then is
-a per cent, where it was seven with three hundred requests at a time. Every pair has servers of its own, and as many
-pairs of two plain servers show what the figure would be if autoprof cost nothing.
+servers serve by turns, dozens of times: what two plain ones differ by then is a per cent, where it was seven with three
+hundred requests at a time. The server that is measured serves four requests of five, one after another, so that it is
+nearly as busy as without the other, which only says how fast the processor is at that moment: the budget is a share of
+a core, and a server that serves a quarter of the time may spend four times that share of its own. A row with few
+requests shows this. A turn's first requests, which find the other server's data in the caches, do not count. Every pair
+has servers of its own, and as many pairs of two plain servers show what the figure would be if autoprof cost nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +28,11 @@ from tests.benchmarks.measure import Figure
 
 PAIRS = 20
 TURNS = 30
-REQUESTS = 15
-"""Of one server in one turn."""
+REQUESTS, REFERENCE = 60, 15
+"""Of the measured server, and of the plain one beside it, in one turn."""
+
+COLD = 5
+"""So many more before each turn."""
 
 WARM_UP_S = 12.0
 """The budget's advance is spent and paid back by then, and its prices are known."""
@@ -48,6 +54,7 @@ def figures() -> Iterator[Figure]:
     try:
         yield from _compare("application", _policy(folder, "service_app:*"), 1.02)
         yield from _compare("application and frameworks", _policy(folder, FRAMEWORKS), 1.06)
+        yield from _compare("the same, half as busy", _policy(folder, FRAMEWORKS), None, REFERENCE)
         yield from _compare("control, one plain worker of another", None, None)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -63,54 +70,58 @@ def _policy(folder: str, globs: str) -> str:
     return path
 
 
-def _compare(name: str, policy: str | None, limit: float | None) -> Iterator[Figure]:
-    ratios: list[float] = []
-    others: list[float] = []
-    plain_s: list[float] = []
-    latencies: tuple[list[float], list[float]] = ([], [])
-    for _ in range(PAIRS):
-        plain, measured = _pair(policy)
-        plain_s.append(plain.cpu_s)
-        ratios.append(measured.cpu_s / plain.cpu_s)
-        others.append((measured.cpu_s - measured.serving_s) / plain.cpu_s)
-        latencies[0].extend(plain.latencies_s)
-        latencies[1].extend(measured.latencies_s)
-    note = f"{statistics.median(plain_s) * 1e6:.0f} us plain, {_quarters(ratios)}, mean {statistics.mean(ratios):.3f}"
-    note += f" +- {statistics.stdev(ratios) / len(ratios) ** 0.5:.3f}; not its serving thread: {statistics.median(others):.3f}"
+def _compare(name: str, policy: str | None, limit: float | None, requests: int = REQUESTS) -> Iterator[Figure]:
+    pairs = [_pair(policy, requests) for _ in range(PAIRS)]
+    plain = [each.cpu_s for each, _ in pairs]
+    ratios = [measured.cpu_s / plain.cpu_s for plain, measured in pairs]
+    others = [(measured.cpu_s - measured.serving_s) / plain.cpu_s for plain, measured in pairs]
+    busy = statistics.mean(measured.busy for _, measured in pairs)
+    note = f"{statistics.median(plain) * 1e6:.0f} us plain, {_quarters(ratios)}, mean {statistics.mean(ratios):.3f}"
+    note += f" +- {statistics.stdev(ratios) / len(ratios) ** 0.5:.3f}; busy {busy:.2f} of the time"
+    note += f"; not its serving thread: {statistics.median(others):.3f}"
     yield Figure(f"service, {name}: CPU a request", statistics.median(ratios), "times", limit, note=note)
     if policy:
+        latencies = [[latency for each in side for latency in each.latencies_s] for side in zip(*pairs, strict=True)]
         yield Figure(f"service, {name}: p99", *_p99(*latencies))
 
 
 class Served:
-    """What the turns of one server took: CPU seconds a request of all threads and of the serving one, latencies."""
+    """What the turns of one server took.
+
+    Attributes:
+        cpu_s, serving_s: CPU seconds a request, of all threads and of the serving one.
+        busy: CPU seconds a second of the time that both servers' turns took.
+    """
 
     def __init__(self) -> None:
-        self.cpu_s = self.serving_s = 0.0
+        self.cpu_s = self.serving_s = self.busy = 0.0
         self.latencies_s: list[float] = []
 
 
-def _pair(policy: str | None) -> tuple[Served, Served]:
+def _pair(policy: str | None, requests: int) -> tuple[Served, Served]:
     """Start a plain and a profiled server (another plain one without a policy), return what each took."""
-    pairs: list[tuple[Server, Served]] = []
+    servers: list[Server] = []
+    plain, measured = Served(), Served()
     try:
         for each in random.sample((None, policy), 2):
-            server = Server(each)
-            pairs.insert(0 if each is None else len(pairs), (server, Served()))
+            servers.insert(0 if each is None else len(servers), Server(each))
+        turns = [(servers[0], plain, REFERENCE), (servers[1], measured, requests)]
         warm_s = time.monotonic() + WARM_UP_S
         while time.monotonic() < warm_s:
-            for server, _ in pairs:
-                server.load(REQUESTS)
+            for server, _, count in turns:
+                server.load(count)
+        began_s, used_s = time.monotonic(), servers[1].cpu_s()[0]
         for _ in range(TURNS):
-            for server, served in random.sample(pairs, 2):
-                cpu_s, serving_s, latencies_s = server.load(REQUESTS)
+            for server, served, count in random.sample(turns, 2):
+                cpu_s, serving_s, latencies_s = server.load(count)
                 served.cpu_s += cpu_s / TURNS
                 served.serving_s += serving_s / TURNS
                 served.latencies_s += latencies_s
+        measured.busy = (servers[1].cpu_s()[0] - used_s) / (time.monotonic() - began_s)
     finally:
-        for server, _ in pairs:
+        for server in servers:
             server.stop()
-    return pairs[0][1], pairs[1][1]
+    return plain, measured
 
 
 def _quarters(ratios: list[float]) -> str:
@@ -179,17 +190,19 @@ class Server:
         return body, time.perf_counter() - began
 
     def load(self, requests: int) -> tuple[float, float, list[float]]:
-        """Send requests one after another.
+        """Send requests one after another, after some that do not count.
 
         Returns:
             CPU seconds a request of the worker's threads, and of its main thread; each request's latency.
         """
-        before = self._cpu_s()
+        for number in range(COLD):
+            self.get(f"/?first={number}")
+        before = self.cpu_s()
         took = [self.get(f"/?first={number}")[1] for number in range(requests)]
-        after = self._cpu_s()
+        after = self.cpu_s()
         return (after[0] - before[0]) / requests, (after[1] - before[1]) / requests, took
 
-    def _cpu_s(self) -> tuple[float, float]:
+    def cpu_s(self) -> tuple[float, float]:
         """CPU of all threads of the worker, and of its main one: user and system, to the nanosecond."""
         total_ns = main_ns = 0
         for task in Path(f"/proc/{self._worker}/task").iterdir():
