@@ -11,15 +11,16 @@ import weakref
 from collections import deque
 from sys import _getframe, getprofile, gettrace, modules
 
-from autoprof import arbiter, flight, gate, guard, telling
+from autoprof import arbiter, flight, gate, guard, primitives, telling
 from autoprof.budget import cut, run_out
 from autoprof.clock import monotonic_ns
 from autoprof.costs import prices, purse
 from autoprof.declining import decline, has_gate, run_in_place
 from autoprof.ends import stop_strategies
-from autoprof.flight import Flight, drop, push
+from autoprof.flight import Flight, drop, in_flight, push
 from autoprof.gate import CLAIMED, LENT
-from autoprof.primitives import strand_ident
+from autoprof.primitives import GREENLET as _GREENLET
+from autoprof.primitives import get_ident, strand_ident
 from autoprof.probe import IF_SLOW, NOBODY, Busy
 from autoprof.sampler import recorder
 from autoprof.turns import close_for, combined_rate, expire, retune
@@ -186,7 +187,10 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
         claimed = gate_.claim(True)
         if not claimed:
             return run_in_place(gate_)
-        ident = strand_ident()
+        if primitives.getcurrent is None and _GREENLET not in modules:  # as `strand_ident` does, without a call
+            ident = get_ident()
+        else:
+            ident = strand_ident()
         entered_ns = monotonic_ns()
         if len(probes) != 1:
             probes = _chosen(gate_, probes)
@@ -240,6 +244,7 @@ def _decline(gate_: Gate, probes: tuple[Probe, ...]) -> Flight | None:
 def _take_off(
     gate_: Gate, code: CodeType, probes: tuple[Probe, ...], ident: int, entered_ns: int, depth: int
 ) -> Flight | None:
+    """Make the call and tell everybody that it begins; None when no probe can measure it now."""
     call = Flight()
     call.code = code
     call.gate = gate_
@@ -247,25 +252,66 @@ def _take_off(
     call.ident = ident
     call.entered_ns = call.started_ns = entered_ns
     call.generation = flight.generation
-    call.function = call.living = call.watches = call.states = call.result = None
-    call.returned = flight.UNKNOWN
-    call.samples = call.suspended_ns = 0
-    call.stacks = call.weights = None
+    call.living = call.states = call.stacks = call.weights = None
+    call.samples = 0
     call.done = False
     limit_ns = 0
+    followed = False
     for each in probes:
+        if (each.expires_ns <= entered_ns or each.paused or each.every_ns) and not _wants(each, entered_ns):
+            probes = call.probes = tuple([other for other in probes if other is not each])
+            continue
+        if each.strategy is not None:
+            followed = True
         if each.limit_ns > limit_ns:
             limit_ns = each.limit_ns
         if each.threshold_ns is not None and each.sampled:
             call.stacks = {}
         if each.thinning != 1.0:
             call.weights = {**(call.weights or {}), each: each.weight}
+    if not probes:
+        return None
     call.limit_ns = limit_ns
     try:
         call.caller = _getframe(depth)
     except ValueError:
         call.caller = None
-    return call if _start(call, probes, ident) else None
+    if "blinker" in modules and any(telling.ears):
+        telling.send_start(call)
+    if followed:
+        if not _start_strategies(call):
+            return None
+        probes = call.probes
+    try:
+        if gate_.generator_like:
+            call.function, call.suspended_ns = None, 0
+        elif (stack := in_flight.get(ident)) is not None:
+            stack.append(call)
+        elif primitives.getcurrent is None:
+            in_flight[ident] = [call]
+        else:
+            push(call)
+        for each in probes:
+            if each.busy is NOBODY:
+                each.prepare()
+            each.busy.add(ident)
+        if recorder.idle:  # after the push: it looks for open calls once more when it has said that it sleeps
+            recorder.wake()
+    except BaseException:
+        stop_strategies(call, 0, False)
+        raise
+    return call
+
+
+def _wants(probe: Probe, entered_ns: int) -> bool:
+    """Tell whether a probe that is not always at work still measures this call; a call opens its gates for an `every`."""
+    if probe.expires_ns <= entered_ns:
+        expire(probe)
+        return False
+    if probe.paused:
+        probe.skip("paused")  # since the gate opened for this call
+        return False
+    return probe.policy == IF_SLOW or not probe.every_ns or close_for(probe, probe.every_ns)
 
 
 def _ground(ident: int, gate_: Gate, probes: tuple[Probe, ...]) -> None:
@@ -304,44 +350,9 @@ def _really_busy(probe: Probe, ident: int) -> bool:
     return False
 
 
-def _start(call: Flight, probes: tuple[Probe, ...], ident: int) -> bool:
-    """Tell receivers and strategies that the call begins; False when a strategy can't measure it now."""
-    followed = False
-    for each in probes:
-        if each.expires_ns <= call.entered_ns:
-            expire(each)
-        elif each.paused:
-            each.skip("paused")  # since the gate opened for this call
-        elif each.policy == IF_SLOW or not each.every_ns or close_for(each, each.every_ns):
-            if each.strategy is not None:
-                followed = True
-            continue
-        probes = call.probes = tuple([other for other in probes if other is not each])
-    if not probes:
-        return False
-    if "blinker" in modules and any(telling.ears):
-        telling.send_start(call)
-    if followed:
-        if not _start_strategies(call):
-            return False
-        probes = call.probes
-    try:
-        if not call.gate.generator_like:
-            push(call)
-        for each in probes:
-            if each.busy is NOBODY:
-                each.prepare()
-            each.busy.add(ident)
-        if recorder.idle:  # after `push`: it looks for open calls once more when it has said that it sleeps
-            recorder.wake()
-    except BaseException:
-        stop_strategies(call, 0, False)
-        raise
-    return True
-
-
 def _start_strategies(call: Flight) -> bool:
     """Start what measures the call; False when nothing can now."""
+    call.returned = flight.UNKNOWN
     for each in call.probes:
         if each.strategy is None or not _wants_profile(call.gate, each):
             continue

@@ -12,7 +12,7 @@ from sys import _getframe, modules
 from autoprof import flight, gate, guard, loops, telling
 from autoprof.clock import monotonic_ns
 from autoprof.costs import NOT_LOOKED_AT, spans
-from autoprof.flight import Flight, afloat, drop
+from autoprof.flight import Flight, afloat, drop, greenlets, in_flight
 from autoprof.frames import frame_of
 from autoprof.primitives import interrupt_main, start_new_thread
 from autoprof.probe import IF_SLOW
@@ -40,8 +40,10 @@ def finish(call: Flight, result: object) -> None:
         else:
             if call.states:
                 call.returned = result
-            conclude(call, ended_ns, type(result).__name__, None)
-            call.returned = flight.UNKNOWN
+                conclude(call, ended_ns, type(result), None)
+                call.returned = flight.UNKNOWN
+            else:
+                conclude(call, ended_ns, type(result), None)
     except Exception as error:
         guard.report("finish", error)
 
@@ -72,7 +74,7 @@ def _watch(call: Flight, result: Any, ended_ns: int) -> None:
     # No closure: making one crashes 3.12 and 3.13 when memory runs out (see `rewrite.splice`).
     ended = partial(_end_noticed, call)
     call.gate.raised = raised
-    call.result = type(result).__name__
+    call.result = type(result)
     call.living = weakref.ref(result, ended)
     call.watches = weakref.ref(function, ended)
     afloat[id(call)] = call  # the sampler may look at it from here on
@@ -127,15 +129,24 @@ def raised(gate_: Gate, error: BaseException) -> None:
 recorder.on_ended = end_unseen
 
 
-def conclude(call: Flight, ended_ns: int, result: str | None, error: BaseException | None) -> None:
-    """Write a call down once, however often its end is noticed."""
+def conclude(call: Flight, ended_ns: int, result: type | None, error: BaseException | None) -> None:
+    """Write a call down once, however often its end is noticed.
+
+    Args:
+        result: of what class the returned object is.
+    """
     if call.living is not None:
         afloat.pop(id(call), None)
         call.living = call.watches = None
     else:
-        drop(call)
+        ident = call.ident
+        stack = in_flight.get(ident)
+        if stack is not None and len(stack) == 1 and stack[0] is call and not greenlets:
+            in_flight.pop(ident, None)  # as in `drop`, without a call of it
+        else:
+            drop(call)
         for each in call.probes:
-            each.busy.discard(call.ident)
+            each.busy.discard(ident)
     call.caller = None
     # An interrupt can end `finish` half-way, and `unwind` comes here again: the clearing above must happen twice.
     if call.done or call.generation != flight.generation:
@@ -169,7 +180,7 @@ def _write_slow_down(
     call: Flight,
     probe: Probe,
     duration_ns: int,
-    result: str | None,
+    result: type | None,
     error: BaseException | None,
     found: dict[str, Any] | None,
 ) -> bool:
@@ -178,8 +189,8 @@ def _write_slow_down(
     Args:
         found: what the probe's strategy measured; None without one.
     """
-    # Of a generator only its own time counts, as closely as the sampler's looks can tell.
-    duration_ns = max(duration_ns - call.suspended_ns, 0)
+    if call.gate.generator_like:  # only its own time counts, as closely as the sampler's looks can tell
+        duration_ns = max(duration_ns - call.suspended_ns, 0)
     probe.looked += 1
     if call.weights:
         probe.weigh(call.weights.get(probe, 1.0), duration_ns)

@@ -29,11 +29,14 @@ class Flight:
         function: the inner function of a generator-like call, put here by the prologue.
         caller: the frame that made the call; tells the sampler where this call's own stack ends.
         generation: of the process (forks count up): a child does not finish its parent's measurements.
+        result: the class of a generator-like call's object.
         stacks: labels, root first → [samples, weight in nanoseconds], of a call that may yet be thrown away.
         weights: of the probes whose rates the budget had cut when the call was drawn: how many calls it stands for.
-        suspended_ns: how long a generator was seen between two resumptions: its consumer's time.
-        living: the generator-like object, as a weak reference.
-        returned: what a plain function has returned, while the strategies stop; UNKNOWN at all other times.
+        living: the generator-like object, as a weak reference; None for plain functions and before it is made.
+        suspended_ns: how long a generator was seen between two resumptions: its consumer's time. Like `function`,
+            `result` and `watches` only there for generator-like calls.
+        returned: what a plain function has returned, while the strategies stop; UNKNOWN while they are at work; only
+            there where there are any.
     """
 
     __slots__ = (
@@ -76,7 +79,7 @@ class Flight:
     limit_ns: int
     samples: int
     living: Any
-    result: str | None
+    result: type | None
     returned: Any
     watches: Any
     done: bool

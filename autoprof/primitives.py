@@ -46,6 +46,8 @@ start_new_thread: Callable[..., int] = _real.start_new_thread
 get_native_id: Callable[[], int] = getattr(_real, "get_native_id", int)
 """0 where threads have no number in the operating system."""
 
+GREENLET = "greenlet._greenlet"
+
 getcurrent: Callable[[], Any] | None = None
 """Of the package greenlet; None until somebody has asked for the strand while it was there."""
 
@@ -61,7 +63,7 @@ def current_greenlet() -> Any:
     """Return the greenlet that runs; None where the package is not in use."""
     global getcurrent
     if getcurrent is None:
-        module = sys.modules.get("greenlet._greenlet")
+        module = sys.modules.get(GREENLET)
         getcurrent = getattr(module, "getcurrent", None)  # it may be half imported
         if getcurrent is None:
             return None
@@ -73,7 +75,7 @@ def strand_ident() -> int:
 
     It is the thread's ident, but in a greenlet other than the thread's first the address of the greenlet.
     """
-    if getcurrent is None and "greenlet._greenlet" not in sys.modules:
+    if getcurrent is None and GREENLET not in sys.modules:
         return get_ident()
     greenlet = current_greenlet()
     return get_ident() if greenlet is None or greenlet.parent is None else id(greenlet)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def slow(gate_: TimedGate, started_s: float, elapsed_s: float, result: object) -> None:
     """Hear of a slow call that returned."""
     try:
-        _told(gate_, started_s, elapsed_s, _getframe(1), type(result).__name__, None)
+        _told(gate_, started_s, elapsed_s, _getframe(1), type(result), None)
     except (RecursionError, MemoryError) as failure:
         if isinstance(failure, MemoryError) and gate_.timer is not None:
             count_starved((gate_.timer,))
@@ -48,7 +48,7 @@ def _told(
     started_s: float,
     elapsed_s: float,
     frame: FrameType,
-    result: str | None,
+    result: type | None,
     error: BaseException | None,
 ) -> None:
     entered_ns = monotonic_ns()

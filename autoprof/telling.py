@@ -58,7 +58,7 @@ def send_end(
     samples: int,
     probe: Probe,
     duration_ns: int,
-    result: str | None,
+    result: type | None,
     error: BaseException | None,
     found: dict[str, Any],
     kept: bool = True,
@@ -66,6 +66,7 @@ def send_end(
     """Send `stop` or `exception`, the policy's own event, and `complete`.
 
     Args:
+        result: the class of what the call returned.
         samples: stacks that the flight recorder has of this call.
         found: what the strategy's `stop` returned.
         kept: False for a slow call without a profile: only `slow_operation` is sent.
@@ -103,13 +104,13 @@ def send_end(
     return bool(sent != signals.sent)
 
 
-def _send_outcome(probe: Probe, duration_ns: int, result: str | None, error: BaseException | None) -> None:
+def _send_outcome(probe: Probe, duration_ns: int, result: type | None, error: BaseException | None) -> None:
     signals = _signals()
 
     if error is None:
         if signals.stop.receivers:
             metadata = _metadata("stop", probe)
-            metadata["result"] = result
+            metadata["result"] = None if result is None else result.__name__
             signals.send("stop", probe.target, {"duration_ns": duration_ns}, metadata)
     elif signals.exception.receivers:
         metadata = _metadata("exception", probe)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autoprof import calibration, calls, flight, guard, loops, sampler, session, testing
+from autoprof import calibration, calls, ends, flight, guard, loops, sampler, session, testing
 from autoprof.sampler import recorder
 from tests import sampled
 from tests.forked import told_by_child
@@ -70,8 +70,15 @@ def test_a_call_that_begins_while_the_thread_goes_to_sleep_wakes_it(
         woken.append(bool(flight.in_flight or flight.afloat))
         recorder.idle = False
 
+    class Table(dict[int, Any]):
+        def __setitem__(self, ident: int, stack: Any) -> None:
+            falls_asleep()
+            super().__setitem__(ident, stack)
+
     if kind == "function":
-        monkeypatch.setattr(calls, "push", lambda call: (falls_asleep(), flight.push(call)))
+        table = Table()
+        for each in (calls, ends, flight):
+            monkeypatch.setattr(each, "in_flight", table)
     else:
         monkeypatch.setattr(loops, "meet", falls_asleep)
     monkeypatch.setattr(sampler.Sampler, "wake", wake)
