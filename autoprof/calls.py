@@ -17,13 +17,13 @@ from autoprof.clock import monotonic_ns
 from autoprof.costs import prices, purse
 from autoprof.declining import decline, has_gate, run_in_place
 from autoprof.ends import stop_strategies
-from autoprof.flight import Flight, drop, in_flight, push
+from autoprof.flight import Flight, drop, push
 from autoprof.gate import CLAIMED, LENT
 from autoprof.primitives import GREENLET as _GREENLET
 from autoprof.primitives import get_ident, strand_ident
-from autoprof.probe import IF_SLOW, NOBODY, Busy
+from autoprof.probe import IF_SLOW, NEVER_NS, NOBODY, Busy
 from autoprof.sampler import recorder
-from autoprof.turns import close_for, combined_rate, expire, retune
+from autoprof.turns import chosen, close_for, combined_rate, expire, retune
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,26 +42,6 @@ measure_under_coverage = False
 """For our own tests: measure although coverage's C tracer then misses lines of callers that handle an exception."""
 
 _get_tool: Callable[[int], str | None] | None = getattr(getattr(sys, "monitoring", None), "get_tool", None)
-
-
-def _chosen(gate_: Gate, probes: tuple[Probe, ...]) -> tuple[Probe, ...]:
-    """Draw which of several probes want this call, given that at least one does.
-
-    Each call is a Bernoulli trial per probe; the gate opens at the combined rate, so the draw is conditional.
-    """
-    wanted: list[Probe] = []
-    for index, each in enumerate(probes):
-        rate = each.rate_at(gate_)
-        if not rate:
-            continue
-        if not wanted:
-            none_wants = 1.0
-            for other in probes[index:]:
-                none_wants *= 1.0 - other.rate_at(gate_)
-            rate = rate / (1.0 - none_wants)
-        if rate >= 1.0 or gate._random.random() < rate:
-            wanted.append(each)
-    return tuple(wanted)
 
 
 def other_profiler(gate_: Gate) -> bool:
@@ -187,13 +167,12 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
         claimed = gate_.claim(True)
         if not claimed:
             return run_in_place(gate_)
-        if primitives.getcurrent is None and _GREENLET not in modules:  # as `strand_ident` does, without a call
-            ident = get_ident()
-        else:
-            ident = strand_ident()
+        # As in `strand_ident`, which would be a call more.
+        threads = primitives.getcurrent is None and _GREENLET not in modules
+        ident = get_ident() if threads else strand_ident()
         entered_ns = monotonic_ns()
         if len(probes) != 1:
-            probes = _chosen(gate_, probes)
+            probes = chosen(gate_, probes)
         reason = _why_not(gate_, probes, ident)
         code = _code_to_run(gate_) if reason is None else None
         if code is None:
@@ -203,14 +182,17 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
             call = _take_off(gate_, code, probes, ident, entered_ns, depth)
         if call is None:
             if claimed == LENT:
-                gate_.used += 1  # there is no inner call; the step is left to the gap
+                # There is no inner call. Beware: between the step and the next line nothing may interrupt.
+                if not gate_.step():
+                    gate_.used += 1  # others have taken it
                 claimed = CLAIMED
             return _decline(gate_, probes)
         started_ns = call.started_ns = monotonic_ns()
-        purse.left_ns -= probes[0].price_ns
+        left_ns = purse.left_ns = purse.left_ns - probes[0].price_ns
         if call.states:
             probes[0].charge(started_ns - entered_ns)
-        if purse.left_ns < 0.0:
+            left_ns = purse.left_ns
+        if left_ns < 0.0:
             cut(gate_)
         if claimed == CLAIMED:
             gate_.lend()
@@ -225,7 +207,7 @@ def begin(gate_: Gate, depth: int = 2) -> Flight | None:
             count_starved(probes)
         if isinstance(error, (RecursionError, MemoryError)) or not isinstance(error, Exception):
             raise
-        if claimed:
+        if claimed == CLAIMED or (claimed and not gate_.step()):
             gate_.used += 1
         return _begin_failed(gate_, probes, error, claimed)
     return call
@@ -258,17 +240,21 @@ def _take_off(
     limit_ns = 0
     followed = False
     for each in probes:
-        if (each.expires_ns <= entered_ns or each.paused or each.every_ns) and not _wants(each, entered_ns):
+        now_and_then = each.expires_ns is not NEVER_NS or each.paused or each.every_ns
+        if now_and_then and not _wants(each, entered_ns):
             probes = call.probes = tuple([other for other in probes if other is not each])
             continue
         if each.strategy is not None:
             followed = True
-        if each.limit_ns > limit_ns:
+        if not limit_ns or each.limit_ns > limit_ns:
             limit_ns = each.limit_ns
         if each.threshold_ns is not None and each.sampled:
             call.stacks = {}
         if each.thinning != 1.0:
             call.weights = {**(call.weights or {}), each: each.weight}
+        if each.busy is NOBODY:
+            each.prepare()
+        each.busy.add(ident)
     if not probes:
         return None
     call.limit_ns = limit_ns
@@ -278,23 +264,20 @@ def _take_off(
         call.caller = None
     if "blinker" in modules and any(telling.ears):
         telling.send_start(call)
-    if followed:
-        if not _start_strategies(call):
-            return None
-        probes = call.probes
+    if followed and not _start_strategies(call):
+        return None
     try:
+        if followed:
+            for each in call.probes:  # a call that came meanwhile found this one in no flight, and has cleared up
+                each.busy.add(ident)
         if gate_.generator_like:
             call.function, call.suspended_ns = None, 0
-        elif (stack := in_flight.get(ident)) is not None:
+        elif (stack := flight.in_flight.get(ident)) is not None:
             stack.append(call)
         elif primitives.getcurrent is None:
-            in_flight[ident] = [call]
+            flight.in_flight[ident] = [call]
         else:
             push(call)
-        for each in probes:
-            if each.busy is NOBODY:
-                each.prepare()
-            each.busy.add(ident)
         if recorder.idle:  # after the push: it looks for open calls once more when it has said that it sleeps
             recorder.wake()
     except BaseException:
@@ -304,7 +287,7 @@ def _take_off(
 
 
 def _wants(probe: Probe, entered_ns: int) -> bool:
-    """Tell whether a probe that is not always at work still measures this call; a call opens its gates for an `every`."""
+    """Tell whether a probe that is not always at work measures this call, the first of its `every`."""
     if probe.expires_ns <= entered_ns:
         expire(probe)
         return False
@@ -324,11 +307,17 @@ def _ground(ident: int, gate_: Gate, probes: tuple[Probe, ...]) -> None:
 
 
 def _why_not(gate_: Gate, probes: tuple[Probe, ...], ident: int) -> str | None:
-    if ident in guard.suppressed or not probes:
+    if ident in guard.suppressed:
         return "nested"
-    for each in probes:
-        if ident in each.busy and _really_busy(each, ident):
+    if len(probes) == 1:  # as nearly all gates have: a loop takes longer
+        if ident in probes[0].busy and _really_busy(probes[0], ident):
             return "nested"
+    else:
+        if not probes:
+            return "nested"
+        for each in probes:
+            if ident in each.busy and _really_busy(each, ident):
+                return "nested"
     stack = flight.in_flight.get(ident)
     if stack is not None and len(stack) >= DEPTH_IN_FLIGHT:
         return "nested"
@@ -363,6 +352,7 @@ def _start_strategies(call: Flight) -> bool:
         except Busy as busy:
             each.skip(busy.reason)
             if each.policy != IF_SLOW:
+                each.busy.discard(call.ident)
                 call.probes = tuple([other for other in call.probes if other is not each])
         except BaseException:
             stop_strategies(call, 0, False)

@@ -12,7 +12,7 @@ from sys import _getframe, modules
 from autoprof import flight, gate, guard, loops, telling
 from autoprof.clock import monotonic_ns
 from autoprof.costs import NOT_LOOKED_AT, spans
-from autoprof.flight import Flight, afloat, drop, greenlets, in_flight
+from autoprof.flight import Flight, afloat, drop, greenlets
 from autoprof.frames import frame_of
 from autoprof.primitives import interrupt_main, start_new_thread
 from autoprof.probe import IF_SLOW
@@ -140,9 +140,9 @@ def conclude(call: Flight, ended_ns: int, result: type | None, error: BaseExcept
         call.living = call.watches = None
     else:
         ident = call.ident
-        stack = in_flight.get(ident)
+        stack = flight.in_flight.get(ident)
         if stack is not None and len(stack) == 1 and stack[0] is call and not greenlets:
-            in_flight.pop(ident, None)  # as in `drop`, without a call of it
+            flight.in_flight.pop(ident, None)  # as in `drop`, without a call of it
         else:
             drop(call)
         for each in call.probes:

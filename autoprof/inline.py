@@ -54,6 +54,7 @@ class _Steps(tuple[bool | None, ...]):
 _STEPS = _Steps((True,) * RUN + (None,) * SPARE)
 _LENGTH = RUN + SPARE
 _NEVER: Iterator[Any] = EXHAUSTED
+_NO_RUNS: tuple[Iterator[bool], Iterator[object]] = (EXHAUSTED, EXHAUSTED)
 _TO_OPEN: Iterator[tuple[int]] = repeat((RUN,))
 _TO_RUN: Iterator[tuple[int]] = repeat((1,))
 """Not 0: `lend` takes a step back."""
@@ -79,8 +80,6 @@ class InlineGate(Gate):
     """
 
     __slots__ = ()
-
-    _no_runs: tuple[Iterator[bool], Iterator[object]] = (EXHAUSTED, EXHAUSTED)
 
     # In words that all gates have for the sake of their size; `ticks` is not used.
     countdown: _Countdown = Gate._spare_0  # type: ignore[attr-defined]
@@ -112,7 +111,7 @@ class InlineGate(Gate):
     def _runs(self, count: int) -> tuple[Iterator[bool], Iterator[object]]:
         """Return new `rest` and `runs`."""
         if not count:
-            return self._no_runs
+            return _NO_RUNS
         rest: Iterator[bool] = repeat(True, count)
         # The winding first: where it fails, at the recursion limit of 3.11, no run is used up.
         return rest, zip(starmap(self.countdown.__setstate__, _TO_RUN), rest, strict=False)
@@ -167,11 +166,11 @@ class InlineGate(Gate):
     def claim(self, lend: bool = False) -> int:
         """See `Gate.claim`.
 
-        A gap of a RUN and more lends at once: where the call then isn't measured, the gap has one call more.
+        Any gap but none lends at once: where the call then isn't measured, it takes that step itself.
         """
         gap = draw_gap(self.scale)
         at, size, claimed = RUN, 1, CLAIMED
-        rest, runs = self._no_runs
+        rest, runs = _NO_RUNS
         winding: Iterator[None] = self.park
         if winding is _NEVER:
             winding = self._park()
@@ -181,9 +180,9 @@ class InlineGate(Gate):
             if gap >= RUN:
                 size = gap // RUN + 1
                 rest, runs = self._runs(size - 1)
-                if lend:
-                    stands -= 1
-                    claimed = LENT
+            if lend:
+                stands -= 1
+                claimed = LENT
             winding = map(countdown.__setstate__, (stands,))
         for step in countdown:
             if step:

@@ -299,7 +299,8 @@ class Probe(Spending):
             counted: 0 for one that is in the total already.
         """
         self.profiled += profiled
-        self.total_ns += duration_ns * counted
+        if counted:
+            self.total_ns += duration_ns
         if duration_ns > self.max_ns:
             self.max_ns = duration_ns
         # `histogram.bucket`, written out: at the recursion limit a call more is a level too many.

@@ -43,6 +43,26 @@ def combined_rate(gate_: Gate) -> float:
     return 1.0 - none_wants
 
 
+def chosen(gate_: Gate, probes: tuple[Probe, ...]) -> tuple[Probe, ...]:
+    """Draw which of several probes want this call, given that at least one does.
+
+    Each call is a Bernoulli trial per probe; the gate opens at the combined rate, so the draw is conditional.
+    """
+    wanted: list[Probe] = []
+    for index, each in enumerate(probes):
+        rate = each.rate_at(gate_)
+        if not rate:
+            continue
+        if not wanted:
+            none_wants = 1.0
+            for other in probes[index:]:
+                none_wants *= 1.0 - other.rate_at(gate_)
+            rate = rate / (1.0 - none_wants)
+        if rate >= 1.0 or gate._random.random() < rate:
+            wanted.append(each)
+    return tuple(wanted)
+
+
 reopen: dict[Probe, int] = {}
 """Probes whose gates wait for the end of their `every`, with that moment."""
 

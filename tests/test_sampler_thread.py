@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autoprof import calibration, calls, ends, flight, guard, loops, sampler, session, testing
+from autoprof import calibration, flight, guard, loops, sampler, session, testing
 from autoprof.sampler import recorder
 from tests import sampled
 from tests.forked import told_by_child
@@ -76,9 +76,7 @@ def test_a_call_that_begins_while_the_thread_goes_to_sleep_wakes_it(
             super().__setitem__(ident, stack)
 
     if kind == "function":
-        table = Table()
-        for each in (calls, ends, flight):
-            monkeypatch.setattr(each, "in_flight", table)
+        monkeypatch.setattr(flight, "in_flight", Table())
     else:
         monkeypatch.setattr(loops, "meet", falls_asleep)
     monkeypatch.setattr(sampler.Sampler, "wake", wake)

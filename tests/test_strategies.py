@@ -53,12 +53,14 @@ def test_an_interrupt_in_begin_stops_what_has_started(
 ) -> None:
     module = load("spliced_at_import", SOURCE)
     probe = module.probe("f")
+    started: list[bool] = []
     stopped: list[bool] = []
 
     class Counting:
         name = "counting"
 
         def start(self, probe: Probe, flight: Any) -> Any:
+            started.append(True)
             return "state"
 
         def stop(self, probe: Probe, flight: Any, state: Any, duration_ns: int, kept: bool) -> dict[str, Any]:
@@ -66,7 +68,8 @@ def test_an_interrupt_in_begin_stops_what_has_started(
             return {}
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        if started:
+            raise KeyboardInterrupt
 
     probe.strategy = Counting()  # type: ignore[assignment]
     if broken == "wake":
@@ -76,5 +79,28 @@ def test_an_interrupt_in_begin_stops_what_has_started(
         probe.busy = type("Broken", (set,), {"add": interrupt})()  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
         module.f()
-    assert stopped == [False]
+    assert (started, stopped) == ([True], [False])
     assert not flight.in_flight
+
+
+def test_a_call_of_the_function_while_its_strategy_starts_leaves_the_outer_call_the_outermost(load: Load) -> None:
+    """A finalizer may make one: a strategy that looks at memory collects garbage."""
+    module = load("spliced_at_import", "def f(act=None):\n    return act() if act else 1\n")
+    probe = module.probe("f")
+    began: list[int] = []
+
+    class Calling:
+        name = "calling"
+
+        def start(self, probe: Probe, flight: Any) -> Any:
+            began.append(1)
+            if len(began) == 1:
+                assert module.f() == 1
+
+        def stop(self, probe: Probe, flight: Any, state: Any, duration_ns: int, kept: bool) -> dict[str, Any]:
+            return {}
+
+    probe.strategy = Calling()  # type: ignore[assignment]
+    assert module.f(module.f) == 1
+    assert (probe.calls, len(began)) == (3, 2)
+    assert (probe.profiled, probe.skipped) == (2, {"nested": 1}) and not probe.busy
