@@ -235,9 +235,8 @@ def _take_off(
     call.entered_ns = call.started_ns = entered_ns
     call.generation = flight.generation
     call.living = call.states = call.stacks = call.weights = None
-    call.samples = 0
+    call.samples = limit_ns = 0
     call.done = False
-    limit_ns = 0
     followed = False
     for each in probes:
         now_and_then = each.expires_ns is not NEVER_NS or each.paused or each.every_ns
