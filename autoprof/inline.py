@@ -166,7 +166,8 @@ class InlineGate(Gate):
     def claim(self, lend: bool = False) -> int:
         """See `Gate.claim`.
 
-        Any gap but none lends at once: where the call then isn't measured, it takes that step itself.
+        A gap of a RUN and more lends at once: where the call then isn't measured, it takes that step itself. Of a short
+        one other threads may take all steps meanwhile, and the inner call would find the gate open.
         """
         gap = draw_gap(self.scale)
         at, size, claimed = RUN, 1, CLAIMED
@@ -180,9 +181,9 @@ class InlineGate(Gate):
             if gap >= RUN:
                 size = gap // RUN + 1
                 rest, runs = self._runs(size - 1)
-            if lend:
-                stands -= 1
-                claimed = LENT
+                if lend:
+                    stands -= 1
+                    claimed = LENT
             winding = map(countdown.__setstate__, (stands,))
         for step in countdown:
             if step:

@@ -1,4 +1,4 @@
-"""Gaps lend the inner call its step with the claim: what is counted when it isn't taken."""
+"""Gaps of a run and more lend the inner call its step with the claim: what is counted when it isn't taken."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests import mechanisms
 from tests.mechanisms import Loaded
 from tests.spliced import call_from_threads
 
-GAPS = [1, 2, RUN - 1, RUN, RUN + 1, 2 * RUN - 1, 2 * RUN, 5 * RUN + 7]
+GAPS = [RUN, RUN + 1, 2 * RUN - 1, 2 * RUN, 5 * RUN + 7]
 SOURCE = """
 def f(act=None):
     return act() if act else 1
@@ -62,12 +62,12 @@ def raising(error: type[BaseException]) -> Callable[..., None]:
     return fail
 
 
-@pytest.mark.parametrize("gap", [0, *GAPS])
-def test_all_gaps_but_none_lend_with_the_claim(gap: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("gap", [0, 1, RUN - 1, *GAPS])
+def test_only_long_gaps_lend_with_the_claim(gap: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inline, "draw_gap", lambda scale: gap)
     made = InlineGate(nothing, nothing, nothing)
     claimed = made.claim(True)
-    assert claimed == (LENT if gap else CLAIMED)
+    assert claimed == (LENT if gap >= RUN else CLAIMED)
     assert made.calls == (claimed == CLAIMED)
     if claimed == CLAIMED:
         made.lend()
@@ -86,7 +86,7 @@ def test_the_calls_after_a_sampled_one_are_the_gap(module: Any, opens: Any, gap:
     assert not probe.skipped and gate.calls == probe.calls
 
 
-@pytest.mark.parametrize("gap", GAPS)
+@pytest.mark.parametrize("gap", [1, 2, RUN - 1, *GAPS])
 def test_a_call_that_is_skipped_is_counted_once(module: Any, opens: Any, gap: int) -> None:
     opens(gap)
     probe = module.probe("f")
