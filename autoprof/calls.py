@@ -267,7 +267,7 @@ def _take_off(
         return None
     try:
         if followed:
-            for each in call.probes:  # a call that came meanwhile found this one in no flight, and has cleared up
+            for each in call.probes:  # a call that came meanwhile saw no flight, and cleared up
                 each.busy.add(ident)
         if gate_.generator_like:
             call.function, call.suspended_ns = None, 0
