@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _home: Any = None
 
+_class_name = type.__dict__["__name__"].__get__
+"""Of a class, without asking its metaclass, which may be the application's."""
+
 ears: tuple[Any, ...] = (True,)
 """The receivers of what a call sends, signal by signal: `any` of them tells whether to send; not known at first."""
 
@@ -110,7 +113,7 @@ def _send_outcome(probe: Probe, duration_ns: int, result: type | None, error: Ba
     if error is None:
         if signals.stop.receivers:
             metadata = _metadata("stop", probe)
-            metadata["result"] = None if result is None else result.__name__
+            metadata["result"] = None if result is None else _class_name(result)
             signals.send("stop", probe.target, {"duration_ns": duration_ns}, metadata)
     elif signals.exception.receivers:
         metadata = _metadata("exception", probe)

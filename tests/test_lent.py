@@ -103,6 +103,8 @@ def test_a_call_that_is_skipped_is_counted_once(module: Any, opens: Any, gap: in
     assert (probe.calls, probe.profiled) == (before + 2 + gap, 1)
     module.f()
     assert (probe.calls, probe.profiled) == (before + 3 + gap, 2), "the one after the gap that was drawn"
+    module.f()
+    assert (probe.calls, probe.profiled) == (before + 4 + gap, 2), "and no more"
 
 
 @pytest.mark.parametrize("reason", [None, "busy"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autoprof import calls, flight, session
+from autoprof import calls, flight, guard, session, testing
 from autoprof.probe import Busy, Probe
 from tests import mechanisms
 from tests.mechanisms import Loaded
@@ -104,3 +104,20 @@ def test_a_call_of_the_function_while_its_strategy_starts_leaves_the_outer_call_
     assert module.f(module.f) == 1
     assert (probe.calls, len(began)) == (3, 2)
     assert (probe.profiled, probe.skipped) == (2, {"nested": 1}) and not probe.busy
+
+
+def test_the_name_of_what_is_returned_is_not_asked_of_its_metaclass(load: Load) -> None:
+    module = load("spliced_at_import", SOURCE)
+
+    class Meta(type):
+        __name__ = property(lambda cls: 1 / 0)  # type: ignore[assignment]
+
+        def __bool__(cls) -> bool:
+            raise ZeroDivisionError
+
+    class Odd(metaclass=Meta):
+        pass
+
+    with testing.capture("stop") as events:
+        assert type(module.f(Odd())) is Odd
+    assert [each.metadata["result"] for each in events] == ["Odd"] and not guard.internal_errors
