@@ -5,9 +5,9 @@ time in which others have the GIL. So calls are counted, which costs nothing, an
 strategy or a receiver does is of every length, so that is timed.
 
 `calibration` measures it once in a process, in a loop, where all that a sampled call needs is in the processor's
-caches. Between the application's own calls it is not, and the same steps take several times as long. So of one call in
-eight the parts with a clock at both ends are timed (its `span`), and the price follows what they take beyond their
-time in the loop.
+caches. Between the application's own calls it is not, and the same steps take several times as long; a call that has
+to wake the sampler takes fifty microseconds. So of one call in eight the parts with a clock at both ends are timed (its
+`span`), and the price follows what the latest take beyond their time in the loop.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SKIPPED = 0.4
 UNSEEN = 2.5
 """What a sampled call is charged, in those of a loop, before enough of them were timed: the first are cold ones."""
 
-BEYOND = 2.5
+BEYOND = 2.75
 """What a sampled call costs beyond one in a loop, in what its span takes beyond one in a loop.
 
 More than 1: what has no clock around it is slow for the same reason, and so is the application after it: the call has
@@ -42,7 +42,7 @@ driven its lines out of the caches.
 """
 
 spans: deque[int] = deque(maxlen=SPANS)
-"""Nanoseconds that the timed parts of sampled calls took, the latest ones."""
+"""Nanoseconds that the timed parts of sampled calls took, since the price was set by them."""
 
 
 class Prices:
@@ -53,10 +53,20 @@ class Prices:
         skip_ns: one call that found its gate open and is not measured.
         stopwatch_ns: one call that is timed in its own frame (`profile_if_slow`).
         rounds, timed_rounds: how often `open_ns` and `stopwatch_ns` were measured here; 0 = the usual figures.
+        span_ns: what the timed parts of sampled calls have taken lately; 0 before enough were timed.
         warm_ns, warm_span_ns: of a sampled call in a loop: what it costs, and the part of it that `spans` has.
     """
 
-    __slots__ = ("open_ns", "rounds", "skip_ns", "stopwatch_ns", "timed_rounds", "warm_ns", "warm_span_ns")
+    __slots__ = (
+        "open_ns",
+        "rounds",
+        "skip_ns",
+        "span_ns",
+        "stopwatch_ns",
+        "timed_rounds",
+        "warm_ns",
+        "warm_span_ns",
+    )
 
     def __init__(self) -> None:
         self.forget()
@@ -65,7 +75,7 @@ class Prices:
         """Go back to the usual figures."""
         self.stopwatch_ns = 150.0
         self.rounds = self.timed_rounds = 0
-        self.warm_span_ns = 0.0
+        self.warm_span_ns = self.span_ns = 0.0
         self.warm_ns = 3_000.0
         self.charge(10_000.0)  # until somebody has looked: the first calls of a process are cold ones
         spans.clear()
@@ -77,18 +87,28 @@ class Prices:
 
     def follow(self) -> None:
         """Set the prices by what sampled calls have taken lately among those of the application."""
-        taken = sorted(spans.copy())
         if not self.rounds:
             return
+        self._take()
         open_ns = self.warm_ns
-        if not self.warm_span_ns or len(taken) < FEWEST:
-            open_ns *= UNSEEN
+        if self.warm_span_ns and self.span_ns:
+            open_ns += max(self.span_ns - self.warm_span_ns, 0.0) * BEYOND
         else:
-            # The longest are those in which others had the GIL or the core.
-            whole = taken[: -(len(taken) // 8)]
-            open_ns += max(sum(whole) / len(whole) - self.warm_span_ns, 0.0) * BEYOND
+            open_ns *= UNSEEN
         if abs(open_ns - self.open_ns) > WORTH * self.open_ns:
             self.charge(open_ns)
+
+    def _take(self) -> None:
+        """Take in the spans since the last time. Rare calls cost ten times what frequent ones do, so old ones fade."""
+        if len(spans) < FEWEST:
+            return
+        taken = sorted(spans.copy())
+        spans.clear()
+        # The longest are those in which others had the GIL or the core.
+        whole = taken[: -(len(taken) // 8)]
+        mean_ns = sum(whole) / len(whole)
+        weight = len(taken) / (len(taken) + FEWEST) if self.span_ns else 1.0
+        self.span_ns += (mean_ns - self.span_ns) * weight
 
 
 class Purse:

@@ -309,49 +309,55 @@ def graph_of(trace: Trace) -> Graph:
     return graph
 
 
-_biases: list[tuple[int, int]] = []
+_biases: list[tuple[float, float]] = []
 _LOOP = range(40)
 
 
 def _biases_ns() -> tuple[int, int]:
     """Return what one event of a Python and of a C function costs outside the hook's two looks at the clock.
 
-    Measured once in a process. They differ: from 3.12 on a C function costs far less to be told of.
+    Measured once in a process. They differ: from 3.12 on a C function costs far less to be told of. A virtual machine
+    runs half as fast from one second to the next, and so does the hook: the loop says how fast it is now.
     """
     if clock.monotonic_ns is not perf_counter_ns:
         return 0, 0
     if not _biases:
-        _biases.append(_measured_biases_ns())
-    return _biases[0]
+        _biases.append((_event_loops(_python_loop), _event_loops(_c_loop)))
+    python_loops, c_loops = _biases[0]
+    loop_ns = _usual_ns(_python_loop)
+    return int(python_loops * loop_ns), int(c_loops * loop_ns)
 
 
-def _measured_biases_ns() -> tuple[int, int]:
-    def leaf() -> None:
-        pass
-
-    def python_loop() -> int:
-        began_ns = perf_counter_ns()
-        for _ in _LOOP:
-            leaf()
-        return perf_counter_ns() - began_ns
-
-    def c_loop() -> int:
-        began_ns = perf_counter_ns()
-        for _ in _LOOP:
-            abs(0)
-        return perf_counter_ns() - began_ns
-
-    return _event_ns(python_loop, leaf.__code__), _event_ns(c_loop, leaf.__code__)
+def _usual_ns(loop: Callable[[], int]) -> int:
+    return sorted([loop() for _ in range(5)])[2]
 
 
-def _event_ns(loop: Callable[[], int], leaf: CodeType) -> int:
-    plain_ns = min(loop() for _ in range(9))
-    traced_ns = min(_traced_ns(loop, leaf) for _ in range(5))
+def _leaf() -> None:
+    pass
+
+
+def _python_loop() -> int:
+    began_ns = perf_counter_ns()
+    for _ in _LOOP:
+        _leaf()
+    return perf_counter_ns() - began_ns
+
+
+def _c_loop() -> int:
+    began_ns = perf_counter_ns()
+    for _ in _LOOP:
+        abs(0)
+    return perf_counter_ns() - began_ns
+
+
+def _event_loops(loop: Callable[[], int]) -> float:
+    """Return what an event costs outside the hook's looks at the clock, in times that `_python_loop` takes."""
+    turns = [(_traced_ns(loop) - _usual_ns(loop)) / max(_usual_ns(_python_loop), 1) for _ in range(7)]
     # A little less than was measured: too much taken off would show as time below nothing.
-    return max(traced_ns - plain_ns, 0) * 15 // (32 * len(_LOOP))
+    return max(sorted(turns)[3], 0.0) * 15 / (32 * len(_LOOP))
 
 
-def _traced_ns(loop: Callable[[], int], leaf: CodeType) -> int:
+def _traced_ns(loop: Callable[[], int]) -> int:
     """Return what the hook takes a loop of calls for, when it knows of no bias."""
 
     def twice() -> int:
@@ -362,7 +368,7 @@ def _traced_ns(loop: Callable[[], int], leaf: CodeType) -> int:
 
     unflown = _Unflown(twice.__code__)
     trace = Trace(unflown, 10**9)  # type: ignore[arg-type]
-    for code in (twice.__code__, loop.__code__, leaf):
+    for code in (twice.__code__, loop.__code__, _leaf.__code__):
         trace.nodes[id(code)] = node = Node(OTHER, code)
     node = trace.nodes[id(loop.__code__)]
     trace.hook = Hook(trace, (0, 0)).profile

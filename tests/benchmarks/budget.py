@@ -1,6 +1,6 @@
 """Whether the budget is held: 10 k, 100 k and 1 M opened gates a second offered, and as many timed calls.
 
-Each case is a process of its own. By turns, a quarter of a second each, the same loop calls a function under the budget
+Each case is a process of its own. By turns, a twentieth of a second each, the same loop calls a function under the budget
 and one whose gate is closed: the processor time that the one takes more than the other is what opened gates and
 stopwatches cost, in the caches and after the pauses in which they cost it. To it comes the processor time of all other
 threads. The sum is divided by all the time that has passed. What autoprof itself believes to have spent is not asked.
@@ -23,6 +23,7 @@ OFFERED = (10_000, 100_000, 1_000_000)
 
 _PROGRAM = """
 import json, sys, time
+SLICE_S = 0.05
 from autoprof import costs, session
 from tests.benchmarks.calls import spliced_at_import
 
@@ -50,25 +51,26 @@ def drive(function, seconds):
         passed = time.perf_counter() - began
     return (time.thread_time_ns() - before_ns) / done, done
 
-def share(pairs):
+def share(seconds):
     began, others_ns, more_ns, calls = time.perf_counter(), time.process_time_ns() - time.thread_time_ns(), 0.0, 0
-    for number in range(pairs):
+    for number in range(int(seconds / SLICE_S / 2)):
         taken = {}
         for function in (closed, target) if number % 2 else (target, closed):
-            taken[function], done = drive(function, 0.25)
+            taken[function], done = drive(function, SLICE_S)
+            calls += done
         more_ns += (taken[target] - taken[closed]) * done
-        calls += done
     others_ns = time.process_time_ns() - time.thread_time_ns() - others_ns
-    return (more_ns + others_ns) / (time.perf_counter() - began) / 1e9, calls / pairs / 0.25
+    passed_ns = (time.perf_counter() - began) * 1e9
+    return (more_ns + others_ns) / passed_ns, others_ns / passed_ns, calls / passed_ns * 1e9
 
 target(0)
 while not flusher.busy_ns:
     time.sleep(0.05)
 time.sleep(0.6)
-first, _ = share(20)
-later, came = share(60)
-print(json.dumps({"first": first, "later": later, "offered": came, "open_ns": costs.prices.open_ns,
-                  "loop_ns": costs.prices.warm_ns}))
+first, *_ = share(10.0)
+later, others, came = share(30.0)
+print(json.dumps({"first": first, "later": later, "others": others, "offered": came,
+                  "open_ns": costs.prices.open_ns, "loop_ns": costs.prices.warm_ns}))
 session.stop()
 """
 
@@ -93,7 +95,8 @@ def figures() -> Iterator[Figure]:
             what = "gates opened" if kind == "profile" else "calls timed"
             name = f"{offered:,} {what} a second, budget 1%"
             came = f"{found['offered']:,.0f} a second came"
-            price = f"a sampled call is charged {found['open_ns'] / 1e3:.1f} us; {found['loop_ns'] / 1e3:.1f} in a loop"
+            others = f"{found['others'] / SHARE:.2f} of it in other threads"
+            price = f"{others}; a sampled call is charged {found['open_ns'] / 1e3:.1f} us; {found['loop_ns'] / 1e3:.1f} in a loop"
             yield Figure(f"{name}: first 10 s / budget", found["first"] / SHARE, "times", 1.2, note=came)
             wanted = kind == "profile" or offered >= 100_000
             yield Figure(f"{name}: next 30 s / budget", found["later"] / SHARE, "times", 1.2, note=price)
