@@ -34,7 +34,7 @@ SKIPPED = 0.4
 UNSEEN = 2.5
 """What a sampled call is charged, in those of a loop, before enough of them were timed: the first are cold ones."""
 
-BEYOND = 2.75
+BEYOND = 2.4
 """What a sampled call costs beyond one in a loop, in what its span takes beyond one in a loop.
 
 More than 1: what has no clock around it is slow for the same reason, and so is the application after it: the call has
