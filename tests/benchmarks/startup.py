@@ -32,7 +32,7 @@ def figures() -> Iterator[Figure]:
         unset = dict(os.environ)
         unset.pop("AUTOPROF_CONFIG", None)
         unset["PYTHONDONTWRITEBYTECODE"] = "1"
-        yield _unset(plain, ours, unset)
+        yield from _unset(plain, ours, unset)
         yield _set(ours, unset, {**unset, "AUTOPROF_CONFIG": policy})
         yield _loaded(ours, {**unset, "AUTOPROF_CONFIG": policy})
     finally:
@@ -53,14 +53,25 @@ def _seconds(python: str, environment: dict[str, str]) -> float:
     return time.perf_counter() - began
 
 
-def _unset(plain: str, ours: str, environment: dict[str, str]) -> Figure:
-    without, with_it = [], []
-    for pair in range(PAIRS):
-        for python, out in ((plain, without), (ours, with_it))[:: 1 if pair % 2 else -1]:
-            out.append(_seconds(python, environment))
-    ratio = statistics.median(with_it) / statistics.median(without)
-    note = f"{statistics.median(without) * 1000:.1f} ms without"
-    return Figure("unset: python -c pass, ratio", ratio, "times", 1.03, note=note)
+def _unset(plain: str, ours: str, environment: dict[str, str]) -> Iterator[Figure]:
+    """Compare with an environment without autoprof, and with the same when some other package has a `.pth` file.
+
+    From 3.13 on CPython imports `encodings.utf_8_sig` for the first `.pth` file of an environment, whatever is in it
+    (Lib/site.py, `addpackage`): what others have paid for is not ours.
+    """
+    [site] = (Path(plain).parent.parent / "lib").glob("python*/site-packages")
+    other = site / "other.pth"
+    for name, text in (("unset: python -c pass, ratio", ""), ("  the same, beside another .pth", "# nothing\n")):
+        if text:
+            other.write_text(text, encoding="utf-8")
+        without, with_it = [], []
+        for pair in range(PAIRS):
+            for python, out in ((plain, without), (ours, with_it))[:: 1 if pair % 2 else -1]:
+                out.append(_seconds(python, environment))
+        ratio = statistics.median(with_it) / statistics.median(without)
+        note = f"{statistics.median(without) * 1000:.1f} ms without"
+        yield Figure(name, ratio, "times", 1.03, note=note)
+    other.unlink()
 
 
 def _set(ours: str, unset: dict[str, str], environment: dict[str, str]) -> Figure:
