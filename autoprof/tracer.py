@@ -352,9 +352,9 @@ def _c_loop() -> int:
 
 def _event_loops(loop: Callable[[], int]) -> float:
     """Return what an event costs outside the hook's looks at the clock, in times that `_python_loop` takes."""
-    turns = [(_traced_ns(loop) - _usual_ns(loop)) / max(_usual_ns(_python_loop), 1) for _ in range(7)]
+    turns = [(_traced_ns(loop) - _usual_ns(loop)) / max(_usual_ns(_python_loop), 1) for _ in range(5)]
     # A little less than was measured: too much taken off would show as time below nothing.
-    return max(sorted(turns)[3], 0.0) * 15 / (32 * len(_LOOP))
+    return max(sorted(turns)[2], 0.0) * 15 / (32 * len(_LOOP))
 
 
 def _traced_ns(loop: Callable[[], int]) -> int:

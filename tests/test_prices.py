@@ -177,10 +177,11 @@ def test_the_reckoning_thins_by_the_new_price_at_once(loaded: Any) -> None:
         budget._level_ns = budget.share * 1e9 * 0.5  # the level it is led to: neither advance nor debt
         budget._started_ns -= 60_000_000_000
         assert second() == second() == 1.0, "1 500 calls of 3 us are half of the budget"
-        span_ns = 2_000 + round(27_000 / costs.BEYOND)
+        # The spans before have not quite faded.
+        span_ns = 2_000 + round(30_000 * (1 + costs.FEWEST / costs.SPANS))
         dear = second()
-    assert probe.price_ns == pytest.approx(30_000, rel=0.06)  # the spans before have not quite faded
-    assert dear < 0.4, "1 500 calls of 30 us are four times the budget"
+    assert probe.price_ns == pytest.approx(3_000 + costs.BEYOND * 30_000)
+    assert dear < 0.15, "1 500 calls of 75 us are eleven times the budget"
 
 
 def test_the_first_reckoning_has_the_purse_charged_with_the_price_of_the_day(loaded: Any) -> None:

@@ -71,7 +71,6 @@ def _unset(plain: str, ours: str, environment: dict[str, str]) -> Iterator[Figur
         ratio = statistics.median(with_it) / statistics.median(without)
         note = f"{statistics.median(without) * 1000:.1f} ms without"
         yield Figure(name, ratio, "times", 1.03, note=note)
-    other.unlink()
 
 
 def _set(ours: str, unset: dict[str, str], environment: dict[str, str]) -> Figure:
