@@ -127,7 +127,8 @@ class Budget:
         self._spent_ns = self._background_before_ns + sum(
             each.opened_ns + each.stopwatch_ns for each in self._active()
         )
-        self._cost_ns = self._last_cost_ns = 0
+        self._cost_ns = 0
+        self._costs_ns: tuple[int, ...] = ()
         self._open_ns = prices.open_ns
         self._loan_ns = 0.0
         purse.open()
@@ -177,7 +178,7 @@ class Budget:
         """Tell whether it is time to reckon; cheap. An empty purse can wait, too: its gates were cut at once."""
         if self.share is None:
             return False
-        urgent_ns = max(SOONEST_NS, 5 * self._last_cost_ns / self.share)  # each refills the purse
+        urgent_ns = max(SOONEST_NS, 5 * self._cost_ns / self.share)  # each refills the purse
         wait_ns = urgent_ns if self._woken else max(PERIOD_NS, self._wait_ns)
         return clock.monotonic_ns() - self._last_ns >= wait_ns
 
@@ -198,8 +199,9 @@ class Budget:
         room_ns = self._settle(span_s, now_ns)
         self._allot(room_ns, now_ns)
         self._stretch()
-        before_ns, self._last_cost_ns = self._last_cost_ns, clock.thread_ns() - used_ns
-        self._cost_ns = min(self._last_cost_ns, before_ns or self._last_cost_ns)  # one may have been held up
+        self._costs_ns = (*self._costs_ns[-2:], clock.thread_ns() - used_ns)
+        # The first finds everything cold, and a collection of the application's heap may fall into any.
+        self._cost_ns = min(self._costs_ns) if len(self._costs_ns) > 1 else 0
 
     def _settle(self, span_s: float, now_ns: int) -> float:
         """Add up what was spent, fill the purse, return how many nanoseconds a second the gates may cost."""
@@ -368,10 +370,8 @@ def run_out(gate_: Gate) -> None:
     if probe.price_ns:
         stop_timing(probe)
         probe.thinning = LEAST
-        probe.state, probe.reason = (
-            "shed",
-            "timing its calls would take more than the budget; it is sampled instead",
-        )
+        probe.state = "shed"
+        probe.reason = "timing its calls would take more than the budget; it is sampled instead"
         purse.on_empty()
 
 

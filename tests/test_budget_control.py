@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprof import budget, gate, testing
+from autoprof import budget, clock, gate, testing
 from autoprof.budget import Budget, level_of
 from autoprof.costs import prices, purse
 from autoprof.sampler import recorder
@@ -58,6 +58,8 @@ class Process:
         self.probes = [SimulatedProbe(rate, price_ns) for _ in range(probes)]
         self.background_ns = 0.0
         self.background_s = 0.0
+        self.reckoning_ns = 20_000 + 1_600 * probes  # as measured
+        self.used_ns = 0
         self.wanted = False
         self.spent: list[float] = []
         self.factors: list[float] = []
@@ -75,7 +77,8 @@ class Process:
     def run(self, offered: Callable[[float], float], seconds: float, step_s: float = 0.01) -> None:
         """Live for a while; a sampled call costs its price, and draws as `calls.begin` does."""
         chance = random.Random(1)
-        with self.clock:
+        with self.clock, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(clock, "thread_ns", self._thread_ns)
             for _ in range(round(seconds / step_s)):
                 now_s = (self.clock.now_ns - 1_000_000_000) / 1e9
                 before = self.cost
@@ -86,6 +89,10 @@ class Process:
                 self.budget.tick()
                 self.spent.append(self.cost - before)
                 self.factors.append(self.probes[0].thinning)
+
+    def _thread_ns(self) -> int:
+        self.used_ns += self.reckoning_ns
+        return self.used_ns
 
     @property
     def cost(self) -> float:
@@ -214,6 +221,22 @@ def test_sampled_calls_dearer_than_their_share_are_thinned_and_not_shed() -> Non
     assert min(each.thinning for each in process.probes) > 0.0
     assert process.worst_mean(20, skip_s=30) <= 0.005 * 1.2
     assert sum(process.spent[-2000:]) >= 0.7 * 0.005 * 20e9
+
+
+@pytest.mark.parametrize("probes", [1, 400])
+@pytest.mark.parametrize("at_s", [0, 20])
+def test_a_reckoning_that_was_held_up_does_not_put_off_the_next(probes: int, at_s: float) -> None:
+    """A garbage collection of the application's heap may fall into it, and takes hundreds of milliseconds."""
+    process = Process(0.005, probes)
+    process.run(lambda _: 100_000, at_s)
+    usual_ns, process.reckoning_ns = process.reckoning_ns, 500_000_000
+    reckoned_ns = process.budget._last_ns
+    while process.budget._last_ns == reckoned_ns:
+        process.run(lambda _: 100_000, 0.01)
+    process.reckoning_ns = usual_ns
+    process.run(lambda _: 500_000, 25)  # the purse is empty soon
+    assert sum(process.spent[-1000:]) >= 0.8 * 0.005 * 10e9
+    assert process.worst_mean(10) <= 0.005 * 1.3
 
 
 def test_what_is_owed_has_an_end() -> None:
