@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
+from math import inf
 
 from autoprof.primitives import get_native_id
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from autoprof.flight import Flight
-
-    Strand = tuple[int, list[Flight]]
 
 _PER_THREAD, _SCHEDULED = 4, 2
 _KEPT = 1_000
@@ -32,89 +31,61 @@ class Seen:
 
     Attributes:
         clock_id: of its processor time, which was `used_ns` before the look.
-        counts: what the look has counted: the stack's sums, the probe, the call's place in the thread's list, counted
-            from its end, and how many calls it stands for. None where that is not kept: the thread had run.
-        until_ns: when it does not count any more.
+        rested: whether it had not run since the look before: of threads that run all the time nothing is kept.
+        kept: what the look has found; None when nothing is kept.
     """
 
-    __slots__ = ("clock_id", "counts", "until_ns", "used_ns")
+    __slots__ = ("clock_id", "kept", "rested", "used_ns")
 
     def __init__(self, clock_id: int, used_ns: int) -> None:
         self.clock_id, self.used_ns = clock_id, used_ns
-        self.counts: list[tuple[list[int], Any, int, float]] | None = None
-        self.until_ns = 0
-
-    def note(self, call: Flight, place: int, probe: Any, sums: list[int]) -> None:
-        """Keep what was counted."""
-        if self.counts is not None:
-            weight = call.weights.get(probe, 1.0) if call.weights else 1.0
-            self.counts.append((sums, probe, place, weight))
-            self.until_ns = min(self.until_ns, call.started_ns + min(call.limit_ns, probe.limit_ns))
-
-    def count_again(self, calls: list[Flight], weight_ns: int) -> None:
-        """Count the look once more."""
-        for sums, probe, place, weight in self.counts or ():
-            sums[0] += 1
-            sums[1] += weight_ns if weight == 1.0 else int(weight_ns * weight)
-            probe.samples += 1
-            if place + len(calls) >= 0:  # else it runs again, just now
-                calls[place].samples += 1
+        self.rested = False
+        self.kept: Any = None
 
 
 class Resting:
-    """The last look at each thread. It holds no calls, and no frames."""
+    """What was seen of each thread, as long as it has not run. What is kept should hold no calls, and no frames."""
 
     def __init__(self) -> None:
         self._seen: dict[int, Seen] = {}
         self._exact: bool | None = None
 
     def forget(self) -> None:
-        """Have every thread walked at the next look: what was counted is counted no more."""
+        """Have every thread walked at the next look."""
         self._seen.clear()
 
-    def count(self, strands: list[Strand], now_ns: int, weight_ns: int) -> list[Strand]:
-        """Count the looks at those threads once more that have not run; return the others."""
-        if self._exact is None:
-            self._exact = clocks_are_exact()
-        if not self._exact:
-            return strands
-        return [each for each in strands if not self._rests(each, now_ns, weight_ns)]
-
-    def _rests(self, strand: Strand, now_ns: int, weight_ns: int) -> bool:
-        ident, calls = strand
+    def kept(self, ident: int) -> Any:
+        """Return what `keep` was given; None when the thread has run since, or may have. Before each look."""
         seen = self._seen.get(ident)
         if seen is None:
             self._meet(ident)
-            return False
+            return None
         try:
             used_ns = time.clock_gettime_ns(seen.clock_id)
         except OSError:
             self._seen.pop(ident, None)
-            return False
-        if used_ns != seen.used_ns:
-            seen.used_ns, seen.counts = used_ns, None
-        elif seen.counts is None or now_ns > seen.until_ns:
-            # Noted when it was met resting once: of threads that run all the time nothing is.
-            seen.counts, seen.until_ns = [], now_ns + (1 << 62)
-        else:
-            seen.count_again(calls, weight_ns)
-            return True
-        return False
-
-    def of(self, ident: int, calls: list[Flight]) -> Seen | None:
-        """Return where to note the look at a thread; None where the next may find another stack.
-
-        Args:
-            calls: those in flight on it. What one of them keeps for itself would not be counted again.
-        """
-        seen = self._seen.get(ident)
-        if seen is None or seen.counts is None:
             return None
-        if any(each.stacks is not None for each in calls):
-            seen.counts = None
-        return seen
+        seen.rested = used_ns == seen.used_ns
+        if not seen.rested:
+            seen.used_ns, seen.kept = used_ns, None
+        return seen.kept
+
+    def wants(self, ident: int) -> bool:
+        """Tell whether a thread rests, so that a look at it is worth to be kept."""
+        seen = self._seen.get(ident)
+        return seen is not None and seen.rested
+
+    def keep(self, ident: int, what: Any) -> None:
+        """Keep what a look has found on a thread that rests."""
+        seen = self._seen.get(ident)
+        if seen is not None and seen.rested:
+            seen.kept = what
 
     def _meet(self, ident: int) -> None:
+        if self._exact is None:
+            self._exact = clocks_are_exact()
+        if not self._exact:
+            return
         thread = getattr(sys.modules.get("threading"), "_active", {}).get(ident)
         native_id = getattr(thread, "native_id", None)
         if native_id is None:
@@ -126,6 +97,39 @@ class Resting:
             self._seen[ident] = Seen(clock_id, time.clock_gettime_ns(clock_id))
         except OSError:
             pass
+
+
+class Counted:
+    """The sums that a look at the calls of one thread has added to.
+
+    Attributes:
+        until_ns: when the first of them is not looked at any more.
+    """
+
+    __slots__ = ("_sums", "until_ns")
+
+    def __init__(self) -> None:
+        self._sums: list[tuple[list[int], Any, int, float]] = []
+        self.until_ns = inf
+
+    def note(self, call: Flight, place: int, probe: Any, sums: list[int]) -> None:
+        """Take in what was added to: the samples and nanoseconds of a stack.
+
+        Args:
+            place: of the call in its thread's list, counted from the end.
+        """
+        weight = call.weights.get(probe, 1.0) if call.weights else 1.0
+        self._sums.append((sums, probe, place, weight))
+        self.until_ns = min(self.until_ns, call.started_ns + min(call.limit_ns, probe.limit_ns))
+
+    def count_again(self, calls: list[Flight], weight_ns: int) -> None:
+        """Add the same look once more."""
+        for sums, probe, place, weight in self._sums:
+            sums[0] += 1
+            sums[1] += weight_ns if weight == 1.0 else int(weight_ns * weight)
+            probe.samples += 1
+            if place <= len(calls):  # else the thread runs again, just now
+                calls[-place].samples += 1
 
 
 def _clock_id(native_id: int) -> int:

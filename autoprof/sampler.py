@@ -19,7 +19,7 @@ from autoprof.background import Background
 from autoprof.callstacks import AWAIT
 from autoprof.flight import Flight, afloat, drop_abandoned, forget, greenlets, in_flight, leaf_of
 from autoprof.primitives import allocate_lock
-from autoprof.resting import Resting
+from autoprof.resting import Counted, Resting
 from autoprof.watching import Watch
 
 TYPE_CHECKING = False
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from autoprof.callstacks import CallStacks, Key
-    from autoprof.resting import Seen
 
 STACKS_KEPT, STACKS_A_CALL, ADDED_HELD = 20_000, 2_000, 1_000
 COLLECTS_WHILE_ALLOCATING = sys.version_info < (3, 12)
@@ -93,7 +92,7 @@ class Sampler:
         interval_ns, on_ended, watch = self.interval_ns, self.on_ended, self.watch
         self.__init__()  # type: ignore[misc]
         self.interval_ns, self.on_ended, self.watch = interval_ns, on_ended, watch
-        watch.calls.clear()
+        watch.forget_calls()
 
     def _run(self, thread: Background) -> None:
         self._counted_ns = 0
@@ -185,10 +184,10 @@ class Sampler:
         """
         threads, scale = reading.reservoir(list(in_flight.copy().items()))
         scaled_ns = int(weight_ns * scale)
-        if not (watching or afloat or greenlets):
-            threads = self._resting.count(threads, now_ns, scaled_ns)
-            if not threads:
-                return []
+        if not greenlets:
+            threads = [each for each in threads if not self._count_again(*each, now_ns, scaled_ns)]
+        if not (threads or watching or afloat):
+            return []
         frames = sys._current_frames()
         try:
             if watching:
@@ -199,21 +198,31 @@ class Sampler:
                     forget(ident)  # the thread ended inside the call
                 else:
                     drop_abandoned(ident)
-                    self._look_at_thread(frame, stack, now_ns, scaled_ns, self._resting.of(ident, stack))
+                    self._look_at_thread(ident, frame, stack, now_ns, scaled_ns)
             return self._look_at_objects(frames, now_ns, weight_ns) if afloat else []
         finally:
             frames.clear()  # with our own frame in it, it is a cycle that would keep all the others alive
 
+    def _count_again(self, ident: int, calls: list[Flight], now_ns: int, weight_ns: int) -> bool:
+        """Count the last look at a thread that has not run since once more; tell whether it was one."""
+        counted = self._resting.kept(ident)
+        if counted is None or now_ns > counted.until_ns:
+            return False
+        counted.count_again(calls, weight_ns)
+        return True
+
     def _look_at_thread(
-        self, leaf: FrameType, stack: list[Flight], now_ns: int, weight_ns: int, seen: Seen | None
+        self, ident: int, leaf: FrameType, stack: list[Flight], now_ns: int, weight_ns: int
     ) -> None:
         """Walk from the leaf to the caller of each open call, innermost call first."""
         ids: list[int] = []
         add = ids.append
         frame: FrameType | None = leaf
+        counted = None
+        if self._resting.wants(ident) and not any(each.stacks is not None for each in stack):
+            counted = Counted()
         for place, each in enumerate(stack[::-1], 1):
-            caller = each.caller
-            start, depth = frame, len(ids)
+            caller, start, depth = each.caller, frame, len(ids)
             for _ in range(reading.DEPTH_MAX - len(ids)):
                 if frame is caller or frame is None:
                     break
@@ -223,7 +232,9 @@ class Sampler:
                 frame = start
                 del ids[depth:]
             elif now_ns - each.started_ns <= each.limit_ns:
-                self._count(each, leaf, tuple(ids), weight_ns, None, -place, seen)
+                self._count(each, leaf, tuple(ids), weight_ns, None, place, counted)
+        if counted is not None:
+            self._resting.keep(ident, counted)
 
     def _count(
         self,
@@ -233,13 +244,13 @@ class Sampler:
         weight_ns: int,
         waiting: list[FrameType] | None = None,
         place: int = 0,
-        seen: Seen | None = None,
+        counted: Counted | None = None,
     ) -> None:
         """Add one look at a call: its code ids, leaf first; new stacks are named while their frames are at hand.
 
         Args:
             waiting: the frames, root first, where they are not linked by `f_back`; they have been named.
-            place: of the call in its thread's list, for `seen`, where the look is noted.
+            place: of the call in its thread's list, counted from the end, for `counted`, which takes the look in.
         """
         counts = self._counts
         if each.stacks is not None:
@@ -260,8 +271,8 @@ class Sampler:
             entry[1] += int(weight_ns * each.weights.get(probe, 1.0)) if each.weights else weight_ns
             probe.samples += 1
             each.samples += 1
-            if seen is not None:
-                seen.note(each, place, probe, entry)
+            if counted is not None:
+                counted.note(each, place, probe, entry)
 
     def _count_apart(self, each: Flight, frames: list[FrameType], weight_ns: int) -> None:
         """Add one look at a call that a threshold may yet throw away to what the call itself keeps.

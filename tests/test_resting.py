@@ -153,8 +153,9 @@ def test_the_weights_are_those_of_a_walk(loaded: Any, by_hand: Any, monkeypatch:
     """The same seconds, once by walking and once at rest, of a call that stands for four."""
     module = loaded()
     probe = module.probe("outer")
-    monkeypatch.setattr(probe, "thinning", 0.25)
     made = Worker(module.outer, by_threading)
+    for each in flight.in_flight[made.ident]:
+        each.weights = {probe: 4.0}  # as drawn at a quarter of the rate
     sums = []
     for exact in (False, True):
         monkeypatch.setattr(recorder._resting, "_exact", exact)
@@ -297,15 +298,55 @@ def test_what_is_kept_is_bounded(by_hand: Any, worker: Worker, monkeypatch: pyte
         recorder._resting.forget()
 
 
-def test_with_a_generator_afloat_threads_are_walked(by_hand: Any, worker: Worker, walks: list[int]) -> None:
-    other = flight.Flight()
-    other.living = None
-    flight.afloat[id(other)] = other
-    try:
-        for _ in range(3):
-            by_hand()
-            flight.afloat[id(other)] = other
-    finally:
-        flight.afloat.clear()
-    assert len(walks) == 3
-    assert probe_of(worker).samples == 3
+@pytest.fixture
+def timed(load: Any, by_hand: Any) -> Worker:
+    """Give a thread inside `outer`, which a stopwatch times; what is seen is in `recorder.watch`."""
+    module = load("spliced_at_import", sampled.SOURCE, policy="profile_if_slow", threshold="1ms", **{"except": "*:inner"})
+    recorder.stop(2.0)
+    recorder.idle = False
+    made = Worker(module.outer, by_threading)
+    made.module = module  # type: ignore[attr-defined]
+    return made
+
+
+def looks() -> list[tuple[str, ...]]:
+    (call,) = recorder.watch.calls.values()
+    return [labels for _, _, labels in call.looks]
+
+
+def test_what_a_stopwatch_times_is_looked_at_as_it_stood(
+    by_hand: Any, timed: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, found = recorder.watch._find, []
+    monkeypatch.setattr(recorder.watch, "_find", lambda leaf: found.append(leaf.f_code.co_name) or real(leaf))
+    for _ in range(10):
+        recorder.tick(True)
+    assert found.count("here") == 2
+    assert len(looks()) == 10
+    assert len(set(looks())) == 1
+    del found[:]
+    timed.tell(timed.there)
+    for _ in range(10):
+        recorder.tick(True)
+    assert found.count("there") == 2
+    assert len(set(looks())) == 2
+    timed.orders.put(lambda: None)
+    at_rest(timed.ident)
+    with testing.capture("complete") as events:
+        timed.tell(None)
+    (event,) = events
+    assert event.measurements["samples"] == 20
+
+
+def test_a_gate_put_on_while_a_thread_rests_is_looked_for(by_hand: Any, timed: Worker) -> None:
+    watch = recorder.watch
+    gates = [each() for each in watch._gates]
+    watch.retain(lambda _: False)
+    for _ in range(5):
+        watch.look(sys._current_frames(), 1, 1)
+    assert not watch.calls
+    for each in gates:
+        watch.add(each)
+    watch.look(sys._current_frames(), 1, 1)
+    assert len(looks()) == 1
+    timed.tell(None)
