@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from math import inf
+from os import getpid
 
 from autoprof.primitives import get_native_id
 
@@ -86,8 +87,7 @@ class Resting:
             self._exact = clocks_are_exact()
         if not self._exact:
             return
-        thread = getattr(sys.modules.get("threading"), "_active", {}).get(ident)
-        native_id = getattr(thread, "native_id", None)
+        native_id = _native_id(ident)
         if native_id is None:
             return  # nobody's: the stack of such a thread is walked each time
         if len(self._seen) >= _KEPT:
@@ -130,6 +130,21 @@ class Counted:
             probe.samples += 1
             if place <= len(calls):  # else the thread runs again, just now
                 calls[-place].samples += 1
+
+
+def _native_id(ident: int) -> int | None:
+    """Return what the operating system calls a thread, if `threading` knows. Runs no code of the application's classes.
+
+    Beware: after a fork the main thread's object still has the number that its thread had in the parent.
+    """
+    threading = sys.modules.get("threading")
+    thread = getattr(threading, "_active", {}).get(ident)
+    if thread is None:
+        return None
+    found: object = object.__getattribute__(thread, "__dict__").get("_native_id")
+    if type(found) is not int or (thread is getattr(threading, "_main_thread", None) and found != getpid()):
+        return None
+    return found
 
 
 def _clock_id(native_id: int) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import _thread
+import os
 import queue
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -66,11 +67,11 @@ class Worker:
 
 def at_rest(ident: int) -> None:
     """Return when a thread has waited for a while."""
-    thread = threading._active.get(ident)  # type: ignore[attr-defined]
-    if thread is None:
+    native_id = resting._native_id(ident)
+    if native_id is None:
         time.sleep(0.05)
         return
-    clock_id = resting._clock_id(thread.native_id)
+    clock_id = resting._clock_id(native_id)
     before_ns = -1
     while (used_ns := time.clock_gettime_ns(clock_id)) != before_ns:
         before_ns = used_ns
@@ -219,6 +220,46 @@ def test_a_thread_that_threading_does_not_know_is_walked_each_time(
     assert len(walks) == 5
     assert module.probe("outer").samples == 5
     made.tell(None)
+
+
+def test_the_attributes_of_a_thread_of_the_application_are_not_asked(
+    loaded: Any, by_hand: Any, walks: list[int]
+) -> None:
+    class Own(threading.Thread):
+        asked: ClassVar[list[str]] = []
+
+        def __getattribute__(self, name: str) -> Any:
+            if _thread.get_ident() == me:
+                Own.asked.append(name)
+                raise RuntimeError(name)
+            return super().__getattribute__(name)
+
+    def start(work: Callable[[], None]) -> None:
+        nonlocal me
+        own = Own(target=work, daemon=True)
+        own.start()
+        me = _thread.get_ident()
+
+    me = 0
+    made = Worker(loaded().outer, start)
+    for _ in range(5):
+        by_hand()
+    assert len(walks) == 2
+    assert not Own.asked
+    me = 0
+    made.tell(None)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_the_main_thread_of_a_forked_child_has_no_number_of_its_parents() -> None:
+    ident = threading.main_thread().ident
+    assert ident is not None
+    assert resting._native_id(ident) == os.getpid() == threading.main_thread().native_id
+    child = os.fork()
+    if not child:
+        found = resting._native_id(ident)
+        os._exit(0 if found is None or found == os.getpid() else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_without_exact_clocks_every_thread_is_walked(
