@@ -16,10 +16,6 @@ DEPTH_MAX = 128
 THREADS_A_TICK = 25
 _LABELS_KEPT = 20_000
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-
-Stacks = dict[tuple["Any", tuple[str, ...]], tuple[int, int]]
-"""(probe, frame labels root first) → samples, weight in nanoseconds."""
-
 _random = Random(int.from_bytes(os.urandom(16), "little"))
 _labels: dict[int, tuple[CodeType, str]] = {}
 
@@ -50,35 +46,6 @@ def frames_below(leaf: FrameType, depth: int) -> list[FrameType]:
         frames.append(frame)
         frame = frame.f_back
     return frames[::-1]
-
-
-class Labels(dict[int, "tuple[CodeType, str]"]):
-    """The labels of code by its id; they keep the code, so that no id is used twice."""
-
-    def label(self, frame: FrameType) -> str:
-        """Return a frame's label."""
-        code = frame.f_code
-        known = self.get(id(code))
-        if known is None:
-            known = self[id(code)] = (code, frame_label(code, frame.f_globals.get("__name__")))
-        return known[1]
-
-    def name(self, leaf: FrameType, depth: int) -> bool:
-        """Keep the labels of the frames from a leaf on; tell whether any of them has one that shows."""
-        frame: FrameType | None = leaf
-        found = False
-        for _ in range(depth):
-            if frame is None:
-                break
-            found = bool(self.label(frame)) or found
-            frame = frame.f_back
-        return found
-
-
-def accumulate(out: Stacks, key: tuple[Any, tuple[str, ...]], samples: int, weight_ns: int) -> None:
-    """Add to the sums of a stack."""
-    before = out.get(key, (0, 0))
-    out[key] = (before[0] + samples, before[1] + weight_ns)
 
 
 def forget_labels() -> None:

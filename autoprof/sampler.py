@@ -17,15 +17,14 @@ from autoprof import clock, guard
 from autoprof import frames as reading
 from autoprof.background import Background
 from autoprof.callstacks import AWAIT
-from autoprof.flight import Flight, afloat, drop_abandoned, forget, greenlets, in_flight, leaf_of
+from autoprof.flight import Flight, afloat, drop_abandoned, forget, in_flight, leaf_of
 from autoprof.primitives import allocate_lock
-from autoprof.resting import Counted, Resting
 from autoprof.watching import Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
+    from types import CodeType, FrameType
     from typing import Any
 
     from autoprof.callstacks import CallStacks, Key
@@ -35,6 +34,9 @@ COLLECTS_WHILE_ALLOCATING = sys.version_info < (3, 12)
 IDLE_AFTER_S, DROWSY_AFTER_S, DROWSY, RARE = 0.25, 60.0, 10, 2
 """After a minute without a watched call intervals are ten times as long; calls are rare after two of them asleep."""
 _random = Random(int.from_bytes(os.urandom(16), "little"))
+
+Stacks = dict[tuple["Any", tuple[str, ...]], tuple[int, int]]
+"""(probe, frame labels root first) → samples, weight in nanoseconds."""
 
 
 class Sampler:
@@ -61,9 +63,8 @@ class Sampler:
         self._thread: Background | None = None
         self._table_lock = allocate_lock()
         self._counts: dict[tuple[Any, tuple[int, ...]], list[int]] = {}
-        self._labels = reading.Labels()
+        self._labels: dict[int, tuple[CodeType, str]] = {}
         self.watch = Watch()
-        self._resting = Resting()
         self.followed: dict[Flight, CallStacks] = {}
         self._added: deque[tuple[Any, dict[tuple[str, ...], tuple[int, int]]]] = deque()
 
@@ -92,7 +93,7 @@ class Sampler:
         interval_ns, on_ended, watch = self.interval_ns, self.on_ended, self.watch
         self.__init__()  # type: ignore[misc]
         self.interval_ns, self.on_ended, self.watch = interval_ns, on_ended, watch
-        watch.forget_calls()
+        watch.calls.clear()
 
     def _run(self, thread: Background) -> None:
         self._counted_ns = 0
@@ -182,47 +183,31 @@ class Sampler:
         Frames are let go of before this returns, and it takes far less than the switch interval: a frame held while
         its function returns would make the application's objects die late, on our thread.
         """
-        threads, scale = reading.reservoir(list(in_flight.copy().items()))
-        scaled_ns = int(weight_ns * scale)
-        if not greenlets:
-            threads = [each for each in threads if not self._count_again(*each, now_ns, scaled_ns)]
-        if not (threads or watching or afloat):
-            return []
         frames = sys._current_frames()
         try:
             if watching:
                 self.watch.look(frames, now_ns, weight_ns)
+            threads, scale = reading.reservoir(list(in_flight.copy().items()))
+            scaled_ns = int(weight_ns * scale)
             for ident, stack in threads:
                 frame = leaf_of(ident, frames)
                 if frame is None:
                     forget(ident)  # the thread ended inside the call
                 else:
                     drop_abandoned(ident)
-                    self._look_at_thread(ident, frame, stack, now_ns, scaled_ns)
+                    self._look_at_thread(frame, stack, now_ns, scaled_ns)
             return self._look_at_objects(frames, now_ns, weight_ns) if afloat else []
         finally:
             frames.clear()  # with our own frame in it, it is a cycle that would keep all the others alive
 
-    def _count_again(self, ident: int, calls: list[Flight], now_ns: int, weight_ns: int) -> bool:
-        """Count the last look at a thread that has not run since once more; tell whether it was one."""
-        counted = self._resting.kept(ident)
-        if counted is None or now_ns > counted.until_ns:
-            return False
-        counted.count_again(calls, weight_ns)
-        return True
-
-    def _look_at_thread(
-        self, ident: int, leaf: FrameType, stack: list[Flight], now_ns: int, weight_ns: int
-    ) -> None:
+    def _look_at_thread(self, leaf: FrameType, stack: list[Flight], now_ns: int, weight_ns: int) -> None:
         """Walk from the leaf to the caller of each open call, innermost call first."""
         ids: list[int] = []
         add = ids.append
         frame: FrameType | None = leaf
-        counted = None
-        if self._resting.wants(ident) and not any(each.stacks is not None for each in stack):
-            counted = Counted()
-        for place, each in enumerate(stack[::-1], 1):
-            caller, start, depth = each.caller, frame, len(ids)
+        for each in stack[::-1]:
+            caller = each.caller
+            start, depth = frame, len(ids)
             for _ in range(reading.DEPTH_MAX - len(ids)):
                 if frame is caller or frame is None:
                     break
@@ -232,9 +217,7 @@ class Sampler:
                 frame = start
                 del ids[depth:]
             elif now_ns - each.started_ns <= each.limit_ns:
-                self._count(each, leaf, tuple(ids), weight_ns, None, place, counted)
-        if counted is not None:
-            self._resting.keep(ident, counted)
+                self._count(each, leaf, tuple(ids), weight_ns)
 
     def _count(
         self,
@@ -243,14 +226,11 @@ class Sampler:
         ids: tuple[int, ...],
         weight_ns: int,
         waiting: list[FrameType] | None = None,
-        place: int = 0,
-        counted: Counted | None = None,
     ) -> None:
         """Add one look at a call: its code ids, leaf first; new stacks are named while their frames are at hand.
 
         Args:
             waiting: the frames, root first, where they are not linked by `f_back`; they have been named.
-            place: of the call in its thread's list, counted from the end, for `counted`, which takes the look in.
         """
         counts = self._counts
         if each.stacks is not None:
@@ -261,7 +241,7 @@ class Sampler:
                 continue
             entry = counts.get((probe, ids))
             if entry is None:
-                if not self._labels.name(leaf, len(ids)):
+                if not self._name(leaf, len(ids)):
                     return
                 if len(counts) >= STACKS_KEPT:
                     self.dropped += 1
@@ -271,8 +251,6 @@ class Sampler:
             entry[1] += int(weight_ns * each.weights.get(probe, 1.0)) if each.weights else weight_ns
             probe.samples += 1
             each.samples += 1
-            if counted is not None:
-                counted.note(each, place, probe, entry)
 
     def _count_apart(self, each: Flight, frames: list[FrameType], weight_ns: int) -> None:
         """Add one look at a call that a threshold may yet throw away to what the call itself keeps.
@@ -308,10 +286,31 @@ class Sampler:
         if stacks is None:
             return
         if not stacks.knows(key):
-            self._labels.name(leaf, depth)
+            self._name(leaf, depth)
             labels: dict[Any, Any] = self._labels
             stacks.name(key, [labels.get(each) or (None, str(each)) for each in key])
         stacks.count(key, weight_ns)
+
+    def _name(self, leaf: FrameType, depth: int) -> bool:
+        """Keep the labels of the frames from a leaf on, and their code, so that no id is used twice; any of theirs?"""
+        frame: FrameType | None = leaf
+        found = False
+        for _ in range(depth):
+            if frame is None:
+                break
+            found = bool(self._label(frame)) or found
+            frame = frame.f_back
+        return found
+
+    def _label(self, frame: FrameType) -> str:
+        code = frame.f_code
+        known = self._labels.get(id(code))
+        if known is None:
+            known = self._labels[id(code)] = (
+                code,
+                reading.frame_label(code, frame.f_globals.get("__name__")),
+            )
+        return known[1]
 
     def _look_at_objects(self, frames: dict[int, FrameType], now_ns: int, weight_ns: int) -> list[Flight]:
         running: dict[int, Flight] = {}
@@ -353,7 +352,7 @@ class Sampler:
             return  # between two resumptions of a generator the time is the caller's
         chain = reading.awaiting(living, reading.DEPTH_MAX)
         for frame in chain:
-            self._labels.label(frame)
+            self._label(frame)
         if chain:
             ids = tuple([id(frame.f_code) for frame in reversed(chain)])
             self._count(each, chain[0], ids, weight_ns, chain)
@@ -367,25 +366,26 @@ class Sampler:
         else:
             self.dropped += sum(samples for samples, _ in stacks.values())
 
-    def drain(self) -> reading.Stacks:
+    def drain(self) -> Stacks:
         """Return the stacks since the last drain and forget them."""
-        out: reading.Stacks = {}
+        out: Stacks = {}
         while self._added:
             probe, stacks = self._added.popleft()
             for stack, (samples, weight_ns) in stacks.items():
-                reading.accumulate(out, (probe, stack), samples, weight_ns)
+                before = out.get((probe, stack), (0, 0))
+                out[probe, stack] = (before[0] + samples, before[1] + weight_ns)
         if not self._counts:
             return out
         with self._table_lock:
             counts, self._counts = self._counts, {}
-            self._resting.forget()
-            labels, self._labels = self._labels, reading.Labels()
+            labels, self._labels = self._labels, {}
         for (probe, ids), (samples, weight_ns) in counts.items():
             if not labels.keys() >= set(ids):  # its thread went on between the look and the naming
                 self.dropped += samples
                 continue
             stack = tuple(label for each in reversed(ids) if (label := labels[each][1]))
-            reading.accumulate(out, (probe, stack), samples, weight_ns)
+            before = out.get((probe, stack), (0, 0))
+            out[probe, stack] = (before[0] + samples, before[1] + weight_ns)
         return out
 
 

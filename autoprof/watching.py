@@ -11,7 +11,6 @@ from operator import length_hint
 
 from autoprof import guard
 from autoprof.frames import DEPTH_MAX, label_of, reservoir
-from autoprof.resting import Resting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +58,6 @@ class Watch:
 
     def __init__(self) -> None:
         self.calls: dict[int, Call] = {}
-        self._resting = Resting()
         self._codes: dict[int, weakref.ref[CodeType]] = {}
         self._gates: list[weakref.ref[TimedGate]] = []
         self._counted = -1
@@ -74,7 +72,6 @@ class Watch:
             return
         key = id(code)
         self._codes[key] = weakref.ref(code, lambda _: self._codes.pop(key, None))
-        self._resting.forget()
         self._gates.append(weakref.ref(gate, self._gates_changed))
 
     def retain(self, wanted: Callable[[TimedGate], bool]) -> None:
@@ -87,7 +84,6 @@ class Watch:
             elif gate.code is not None:
                 self._codes.pop(id(gate.code()), None)
         self._gates[:] = kept
-        self._resting.forget()
         if not self._codes:
             self.calls.clear()  # nobody looks after them now, and ids of frames are used again
 
@@ -96,11 +92,6 @@ class Watch:
             self._gates.remove(gone)
         except ValueError:
             pass
-
-    def forget_calls(self) -> None:
-        """Start clean in a forked child: the calls in progress are the parent's."""
-        self.calls.clear()
-        self._resting.forget()
 
     def clear(self) -> None:
         """Forget all of it."""
@@ -136,21 +127,6 @@ class Watch:
                 self.calls.pop(key, None)
 
     def _look_at(self, ident: int, leaf: FrameType, now_ns: int, weight_ns: int, seen: set[int]) -> None:
-        found = self._resting.kept(ident)
-        if found is None:
-            found = self._find(leaf)
-            self._resting.keep(ident, found)
-        for key, labels in found:
-            seen.add(key)
-            call = self.calls.get(key)
-            if call is None:
-                if len(self.calls) >= CALLS_FOLLOWED:
-                    continue
-                call = self.calls[key] = Call(ident)
-            call.add((now_ns, weight_ns, labels))
-
-    def _find(self, leaf: FrameType) -> list[tuple[int, tuple[str, ...]]]:
-        """Return the calls in progress on a thread: ids of their frames, and labels from the leaf to there."""
         codes = self._codes
         hits: list[tuple[int, int]] = []
         frame: FrameType | None = leaf
@@ -161,14 +137,21 @@ class Watch:
                 hits.append((id(frame), depth))
             frame = frame.f_back
         if not hits:
-            return []
+            return
         labels: list[str] = []
         frame = leaf
         for _ in range(hits[-1][1]):
             assert frame is not None
             labels.append(label_of(frame))
             frame = frame.f_back
-        return [(key, tuple(labels[:length])) for key, length in hits]
+        for key, length in hits:
+            seen.add(key)
+            call = self.calls.get(key)
+            if call is None:
+                if len(self.calls) >= CALLS_FOLLOWED:
+                    continue
+                call = self.calls[key] = Call(ident)
+            call.add((now_ns, weight_ns, tuple(labels[:length])))
 
     def take(self, frame: FrameType, since_ns: int) -> tuple[dict[tuple[str, ...], list[int]], int]:
         """Return the stacks of the call that runs in a frame (root first → samples, ns), and how many samples.
